@@ -1,0 +1,23 @@
+"""The one exception a user may cause, and how a command ends on it."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """Bad input, said in one sentence that names the thing and the way out."""
+
+
+def exits_with_a_sentence(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Wrap a command: a UserError becomes its sentence on stderr and exit status 2."""
+
+    @functools.wraps(main)
+    def command(*args: object) -> int:
+        try:
+            return main(*args) or 0
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return command
