@@ -8,9 +8,11 @@ from collections.abc import Callable
 class UserError(ValueError):
     """Bad input, said in one sentence that names the thing and the way out."""
 
+    status = 2  # the exit status of a command that it ends
+
 
 def exits_with_a_sentence(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap a command: a UserError becomes its sentence on stderr and exit status 2."""
+    """Wrap a command: a UserError becomes its sentence on stderr and its exit status."""
 
     @functools.wraps(main)
     def command(*args: object) -> int:
@@ -18,6 +20,6 @@ def exits_with_a_sentence(main: Callable[..., int | None]) -> Callable[..., int]
             return main(*args) or 0
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            return 2
+            return error.status
 
     return command

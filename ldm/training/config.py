@@ -17,8 +17,12 @@ class DataConfig:
     """Where captioned images come from and how they become pixels."""
 
     source: str = "drawn"  # "drawn", an imagefolder, a .parquet or .tar glob, or a Hub data set
-    validation: str | None = None  # a source of its own; else a validation/test split, else held out
-    holdout: float = 0.05  # the fraction held out (keyed by seed) where there is no validation split
+    validation: str | None = (
+        None  # its own source; else a split of that name, else held out
+    )
+    holdout: float = (
+        0.05  # the fraction held out where there is no validation split
+    )
     size: int | None = None  # use this many images; the drawn set has 20,000 unless told
     image: str | None = None  # the image column, found by itself where there is one
     caption: str | None = None  # the caption column (strings, or lists of strings)

@@ -1,0 +1,82 @@
+"""The optimiser, its learning rate by step, and a step that survives a bad batch."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from ldm.errors import UserError
+from ldm.training.config import TrainConfig
+
+
+class Diverged(UserError):
+    """Too many steps in a row had a non-finite loss or gradient."""
+
+    status = 1
+
+
+def adamw(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
+    """Fused AdamW; matrices decay, vectors (biases, norms' gains) do not."""
+    trained = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=config.learning_rate, betas=config.betas, fused=True
+    )
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of step `step` (from 0): linear warm-up, then constant or cosine to zero."""
+    warm = min(1.0, (step + 1) / max(config.warmup, 1))
+    if config.decay == "constant":
+        return config.learning_rate * warm
+    if config.decay != "cosine":
+        raise UserError(f"train.decay={config.decay!r} is not known; use cosine or constant")
+    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0), 1)))
+
+
+class GuardedStep:
+    """Clip the gradient, step, and clear it; skip where the loss or the gradient is not finite.
+
+    The loss given must be the mean over all processes, as the gradient is: then all decide alike.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        optimizer: Optimizer,
+        parameters: Iterable[nn.Parameter],
+        clip: float,
+        patience: int = 10,
+    ) -> None:
+        self.accelerator, self.optimizer, self.clip = accelerator, optimizer, clip
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.patience, self.skipped_in_a_row, self.skipped = patience, 0, 0
+
+    def __call__(self, loss: float, rate: float) -> float:
+        """One step at learning rate `rate`; returns the gradient's norm before clipping.
+
+        Raises Diverged after `patience` skipped steps in a row.
+        """
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.clip))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        finite = math.isfinite(norm) and math.isfinite(loss)
+        if finite or self.accelerator.scaler is not None:  # the fp16 scaler skips by itself
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.skipped += not finite
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= self.patience:
+            raise Diverged(
+                f"the loss or its gradient was not finite in {self.patience} steps in a row; the "
+                "last checkpoint is whole: lower train.learning_rate, or use "
+                "train.mixed_precision=bf16 or no"
+            )
+        return norm

@@ -1,0 +1,87 @@
+"""All that a training run must remember, to and from a checkpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ldm.errors import UserError
+from ldm.training.checkpoint import Checkpoint, load_newest, save_checkpoint
+from ldm.training.ema import EMA
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors: "3.exp_avg" is that of its third parameter."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of optimizer_tensors; the hyperparameters stay the optimizer's own."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class TrainingState:
+    """Modules, their optimizers, the EMA and the fp16 scaler of one run."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        modules: Mapping[str, nn.Module],
+        optimizers: Mapping[str, Optimizer],
+        ema: EMA,
+    ) -> None:
+        self.accelerator, self.folder, self.ema = accelerator, folder, ema
+        self.modules = {k: accelerator.unwrap_model(m) for k, m in modules.items()}
+        self.optimizers = optimizers
+
+    def save(self, step: int, keep: int) -> None:
+        """Write a checkpoint after `step` steps; every process returns once it is there."""
+        if self.accelerator.is_main_process:
+            tensors = {f"model.{k}": m.state_dict() for k, m in self.modules.items()}
+            tensors |= {f"optimizer.{k}": optimizer_tensors(o) for k, o in self.optimizers.items()}
+            tensors["ema"] = self.ema.state_dict()
+            scaler = self.accelerator.scaler
+            state: dict[str, Any] = {"scaler": scaler.state_dict() if scaler else None}
+            save_checkpoint(self.folder, step, tensors, state, keep)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> int:
+        """Take up the newest whole checkpoint; returns its step, 0 where there is none.
+
+        Raises UserError where it does not fit the config's models.
+        """
+        checkpoint = load_newest(self.folder)
+        if checkpoint is None:
+            return 0
+        try:
+            self._load(checkpoint)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"the checkpoints in {self.folder} are of another model than this config describes "
+                f"({str(error).splitlines()[0]}); restore the config or give another name=..."
+            ) from error
+        return checkpoint.step
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        for name, module in self.modules.items():
+            module.load_state_dict(checkpoint.tensors[f"model.{name}"])
+        for name, optimizer in self.optimizers.items():
+            load_optimizer_tensors(optimizer, checkpoint.tensors[f"optimizer.{name}"])
+        self.ema.load_state_dict(checkpoint.tensors["ema"])
+        if self.accelerator.scaler is not None and checkpoint.state["scaler"]:
+            self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
