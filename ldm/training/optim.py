@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
+from ldm.config import TrainConfig
 from ldm.errors import UserError
-from ldm.training.config import TrainConfig
 
 
 class Diverged(UserError):

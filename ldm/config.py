@@ -1,0 +1,190 @@
+"""Everything that can be configured, as one typed tree, and how it is read."""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+from ldm.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where captioned images come from and how they become pixels."""
+
+    source: str = "drawn"  # "drawn", an imagefolder, a .parquet or .tar glob, or a Hub data set
+    validation: str | None = None  # its own source; else a split of that name, else held out
+    holdout: float = 0.05  # the fraction held out where there is no validation split
+    size: int | None = None  # use this many images; the drawn set has 20,000 unless told
+    image: str | None = None  # the image column, found by itself where there is one
+    caption: str | None = None  # the caption column (strings, or lists of strings)
+    label: str | None = None  # the class column
+    streaming: bool = False  # parquet and webdataset only: read in order, never random access
+    resolution: int = 64  # pixels, height and width
+    crop: str = "center"  # center or random
+    flip: bool = True  # mirror half of the images
+    workers: int = 2  # processes that decode images
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """An optimisation run; every count is in optimizer steps."""
+
+    steps: int = 10_000
+    batch_size: int = 64  # global: split over processes and accumulation
+    accumulation: int = 1
+    learning_rate: float = 1e-4
+    warmup: int = 100
+    decay: str = "cosine"  # cosine (to zero at the last step) or constant
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    clip: float = 1.0  # largest gradient norm
+    ema_decay: float = 0.999
+    mixed_precision: str = "no"  # no, bf16 or fp16
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    evaluate_every: int = 1000
+    tracker: str = "tensorboard"  # any of Accelerate's, or none
+
+
+@dataclass(frozen=True)
+class AutoencoderLossConfig:
+    """Weights of the terms of the autoencoder's loss; 0 leaves a term out."""
+
+    reconstruction: str = "l1"  # l1 or l2
+    kl: float = 1e-6  # per latent element, against a mean per-element reconstruction
+    perceptual: float = 0.0
+    perceptual_network: str = "gradients"  # gradients (no weights needed), lpips, or a folder
+    adversarial: float = 0.0
+    adversarial_kind: str = "hinge"  # hinge or non_saturating
+    adversarial_start: int = 0  # first step at which the generator feels the discriminator
+    r1: float = 0.0
+    lecam: float = 0.0
+    input_noise: float = 0.0  # denoising autoencoder: corrupt the input, keep the target clean
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Stage 1: diffusers' AutoencoderKL, loaded or trained, and how its latents are cached."""
+
+    path: str | None = None  # a folder or Hub name; None: train_autoencoder.py makes it in the run
+    model: dict[str, Any] = field(default_factory=dict)  # arguments of diffusers' AutoencoderKL
+    trainable: str = "all"  # all or decoder
+    standardize: bool = True  # latents to mean 0, std 1 per channel over the whole data set
+    views: int = 1  # cached crops per image where data.crop is random
+    cache_dtype: str = "float32"  # float32 or float16
+    loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class ConditioningConfig:
+    """What the U-Net attends to."""
+
+    kind: str = "joint"  # joint (CLIP architecture, trained along), clip, t5, class or none
+    path: str | None = None  # clip and t5: folder or Hub name
+    model: dict[str, Any] = field(default_factory=dict)  # joint: arguments of CLIPTextConfig
+    dropout: float = 0.1  # captions dropped for classifier-free guidance
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The noise schedule, what the network predicts, and the loss."""
+
+    schedule: str = "scaled_linear"
+    schedule_args: dict[str, Any] = field(default_factory=dict)
+    prediction: str = "v"
+    time_sampling: str = "uniform"
+    time_args: dict[str, Any] = field(default_factory=dict)
+    weighting: str = "simple"
+    weighting_args: dict[str, Any] = field(default_factory=dict)
+    learned_variance: bool = False
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How samples are made during training, and the defaults that the export carries."""
+
+    prompts: tuple[str, ...] = ()
+    sampler: str = "ddim"
+    num_inference_steps: int = 50
+    guidance_scale: float = 3.0
+    grid: str = "trailing"  # which noise levels the sampler visits
+    seed: int = 0
+    images_per_prompt: int = 4
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment; its run folder is `output`/`name`."""
+
+    name: str = "run"
+    output: str = "runs"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
+    unet: dict[str, Any] = field(default_factory=dict)  # arguments of UNet2DConditionModel
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output) / self.name
+
+
+def _nearest(key: str) -> str:
+    """The known dotted key that looks most like `key`."""
+
+    def walk(node: object, prefix: str = "") -> list[str]:
+        keys = []
+        for f in fields(node):  # type: ignore[arg-type]
+            keys.append(prefix + f.name)
+            if is_dataclass(child := getattr(node, f.name)):
+                keys += walk(child, prefix + f.name + ".")
+        return keys
+
+    known = walk(Config())
+    by_leaf = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+    hit = get_close_matches(key, known, 1, 0.6)
+    leaf = get_close_matches(key.rsplit(".", 1)[-1], by_leaf, 1, 0.6)
+    return hit[0] if hit else by_leaf[leaf[0]] if leaf else ", ".join(vars(Config()))
+
+
+def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file and `key=value` overrides into a Config.
+
+    Raises UserError naming the nearest key for an unknown one, and the field for a bad value.
+    """
+    try:
+        layers = [OmegaConf.structured(Config)]
+        if path is not None:
+            layers.append(OmegaConf.load(path))
+        for override in overrides or []:
+            if "=" not in override:
+                raise UserError(f"override {override!r} is not of the form key=value")
+        layers.append(OmegaConf.from_dotlist(overrides or []))
+        config = OmegaConf.to_object(OmegaConf.merge(*layers))
+    except ConfigKeyError as error:
+        raise UserError(
+            f"unknown config key {error.full_key!r}; the nearest is {_nearest(str(error.full_key))!r}"
+        ) from None
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).splitlines()[0]
+        raise UserError(f"config key {error.full_key!r}: {reason}") from None
+    except (OSError, YAMLError) as error:
+        raise UserError(f"cannot read the config {path}: {error}") from None
+    assert isinstance(config, Config)
+    return config
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the resolved config as YAML."""
+    OmegaConf.save(OmegaConf.create(asdict(config)), path)

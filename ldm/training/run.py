@@ -1,0 +1,159 @@
+"""The frame around a training loop: processes, folder, figures, signals, progress."""
+
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from ldm import keyed
+from ldm.config import Config, TrainConfig, load_config, save_config
+from ldm.errors import UserError
+from ldm.training.state import TrainingState
+from ldm.training.tracking import Metrics
+
+LOG_EVERY = 10  # steps; the loss that is logged is their mean
+
+
+class Run:
+    """One stage of one experiment, in `config.folder`/`stage`."""
+
+    def __init__(self, config: Config, stage: str, train: TrainConfig) -> None:
+        self.config, self.train, self.folder = config, train, config.folder / stage
+        if train.mixed_precision == "fp16" and not torch.cuda.is_available():
+            raise UserError("train.mixed_precision=fp16 needs a GPU; use bf16 or no on the CPU")
+        self.accelerator = Accelerator(
+            mixed_precision=train.mixed_precision,
+            log_with=None if train.tracker == "none" else train.tracker,
+            project_dir=self.folder,
+        )
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        self.main = self.accelerator.is_main_process
+        if self.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write_config(config.folder / "config.yaml")
+        self.metrics = Metrics(self.accelerator, self.folder / "metrics.jsonl")
+        self.signal: int | None = None
+        self.finished = False
+        self._window: list[dict[str, float]] = []
+        self._seconds = 0.0
+        torch.manual_seed(keyed.integer(config.seed, stage, "initial weights", below=2**63))
+
+    def _write_config(self, path: Path) -> None:
+        if path.exists():
+            before, now = asdict(load_config(path)), asdict(self.config)
+            for section in now:
+                if before[section] != now[section]:
+                    print(f"note: {section} is not what it was when this run began")
+        save_config(self.config, path)
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def say(self, text: str) -> None:
+        """Print on the main process, above the progress bar."""
+        if self.main:
+            tqdm.write(text)
+
+    def steps(self, state: TrainingState) -> Iterator[int]:
+        """Resume, then yield each step's number, saving when due, at the end and on a signal.
+
+        SIGTERM and SIGINT let the step in hand finish, write one checkpoint and end the iteration;
+        `finished` then stays False.
+        """
+        start = state.resume()
+        if start:
+            self.say(f"resuming from the checkpoint after step {start}")
+        self.metrics.resume(start)
+        self.accelerator.init_trackers(self.config.name, {"seed": self.config.seed})
+        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        self.bar = tqdm(
+            initial=start,
+            total=self.train.steps,
+            unit="step",
+            disable=not self.main,
+            smoothing=0.05,
+        )
+        try:
+            for step in range(start, self.train.steps):
+                # for what the torch generator still decides, such as dropout in a layer
+                rank = self.accelerator.process_index
+                torch.manual_seed(keyed.integer(self.config.seed, "torch", step, rank, below=2**63))
+                self._began = time.perf_counter()
+                yield step
+                self.bar.update()
+                stop = self._stop_agreed()
+                if stop or self.due(step + 1, self.train.checkpoint_every):
+                    state.save(step + 1, self.train.keep_checkpoints)
+                if stop:
+                    self.say(f"stopped after step {step + 1}; the same command goes on from there")
+                    return
+            self.finished = True
+        finally:
+            self.bar.close()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            self.accelerator.end_training()
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether `step` is a multiple of `every`, or the last one."""
+        return step % every == 0 or step == self.train.steps
+
+    def log(self, step: int, **values: float) -> None:
+        """Take the figures of one step; every LOG_EVERY steps their means are recorded."""
+        self._seconds += time.perf_counter() - self._began
+        self._window.append(values)
+        self.bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+        if not self.due(step, LOG_EVERY):
+            return
+        count = len(self._window)
+        means = {key: sum(v[key] for v in self._window) / count for key in values}
+        means["images_per_second"] = count * self.train.batch_size / self._seconds
+        means["peak_memory_gib"] = peak_memory_gib()
+        self.metrics.log(step, means)
+        self._window, self._seconds = [], 0.0
+
+    @contextmanager
+    def evaluating(self, *modules: torch.nn.Module) -> Iterator[None]:
+        """Without gradients and with `modules` in evaluation mode; then as they were."""
+        were_training = [m for m in modules if m.training]
+        for module in modules:
+            module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module in were_training:
+                module.train()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt  # asked twice: leave at once, the last checkpoint is whole
+        self.signal = number
+
+    def _stop_agreed(self) -> bool:
+        """Whether any process was asked to stop; all must leave after the same step."""
+        asked = torch.tensor(float(self.signal is not None), device=self.device)
+        if self.accelerator.num_processes > 1:
+            asked = self.accelerator.reduce(asked, "sum")
+        return bool(asked)
+
+    @property
+    def status(self) -> int:
+        """The command's exit status: 0, or 128 + the signal that ended it."""
+        return 0 if self.signal is None or self.finished else 128 + self.signal
+
+
+def peak_memory_gib() -> float:
+    """The most memory this process has used: the GPU's where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
