@@ -1,0 +1,219 @@
+"""Noise schedules: paths from data at t = 0 to noise at t = 1, and how each level is labelled."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.plane import Level
+
+ZERO_SNR_FLOOR = 2.0**-24  # stands in for ᾱ = 0 where a logarithm is needed
+
+
+class Schedule(Protocol):
+    """A path through noise levels. Times are float64 in [0, 1], of any shape; larger is noisier."""
+
+    def level(self, t: Tensor) -> Level:
+        """The level at time t."""
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        """The inverse: the time at which the level has this log-SNR, clamped to [0, 1]."""
+
+    def label(self, t: Tensor) -> Tensor:
+        """What the network is told at time t."""
+
+    def snap(self, t: Tensor) -> Tensor:
+        """The time that training uses for t: a table's next entry, or t itself."""
+
+
+def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    """Piecewise linear y(x) through the points (xs, ys), xs ascending; constant beyond the ends."""
+    i = torch.searchsorted(xs, x.contiguous()).clamp(1, len(xs) - 1)
+    w = ((x - xs[i - 1]) / (xs[i] - xs[i - 1])).clamp(0, 1)
+    return torch.lerp(ys[i - 1], ys[i], w)
+
+
+@dataclass(frozen=True, eq=False)
+class Discrete:
+    """A table of N steps with forward variances β (DDPM). Entry n, labelled n, is time t = (n+1)/N.
+
+    Between entries the log-SNR is linear in t, as in k-diffusion; below the first one σ/α falls
+    linearly to 0.
+    """
+
+    betas: Tensor  # (N,) float64
+
+    def __post_init__(self) -> None:
+        bar = (1 - self.betas).cumprod(0)
+        floored = torch.where(bar > 0, bar, (bar[-2] / 2).clamp(max=ZERO_SNR_FLOOR))
+        object.__setattr__(self, "alphas_cumprod", bar)
+        object.__setattr__(self, "log_snrs", floored.log() - (1 - floored).log())
+
+    alphas_cumprod: Tensor = None  # type: ignore[assignment]  # (N,) ᾱ
+    log_snrs: Tensor = None  # type: ignore[assignment]  # (N,) finite also at zero terminal SNR
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    def level(self, t: Tensor) -> Level:
+        index = t * len(self) - 1
+        entry = index.round()
+        bar, log_snrs = self.alphas_cumprod.to(t.device), self.log_snrs.to(t.device)
+        exact = bar[entry.long().clamp(0, len(self) - 1)]
+        numbers = torch.arange(len(self), dtype=torch.float64, device=t.device)
+        ratio = (-0.5 * interpolate(index, numbers, log_snrs)).exp() * (index + 1).clamp(0, 1)
+        between = 1 / (1 + ratio**2)
+        on_entry = ((index - entry).abs() < 1e-6) & (entry >= 0)
+        signal = torch.where(on_entry, exact, between)
+        noise = torch.where(on_entry, 1 - exact, ratio**2 * between)
+        return Level(t, signal.sqrt(), noise.sqrt())
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        log_snrs = self.log_snrs.to(log_snr.device)
+        numbers = torch.arange(len(self), dtype=torch.float64, device=log_snr.device)
+        index = interpolate(-log_snr, -log_snrs, numbers)
+        below = (0.5 * (log_snrs[0] - log_snr)).exp().clamp(max=1)  # (σ/α) / (σ/α)_0
+        return (index + below) / len(self)
+
+    def label(self, t: Tensor) -> Tensor:
+        index = (t * len(self) - 1).clamp(min=0)
+        return torch.where((index - index.round()).abs() < 1e-6, index.round(), index)
+
+    def snap(self, t: Tensor) -> Tensor:
+        return ((t * len(self)).floor() + 1).clamp(max=len(self)) / len(self)
+
+
+def zero_terminal_snr(betas: Tensor) -> Tensor:
+    """β whose last step is pure noise: √ᾱ shifted and scaled (Lin et al. 2023, algorithm 1)."""
+    root = (1 - betas).cumprod(0).sqrt()
+    bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return 1 - torch.cat([bar[:1], bar[1:] / bar[:-1]])
+
+
+def _table(betas: Tensor, zero_snr: bool) -> Discrete:
+    return Discrete(zero_terminal_snr(betas) if zero_snr else betas)
+
+
+def linear(
+    steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, zero_snr: bool = False
+) -> Discrete:
+    """β linear in the step (Ho et al. 2020, section 4)."""
+    return _table(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64), zero_snr)
+
+
+def scaled_linear(
+    steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012, zero_snr: bool = False
+) -> Discrete:
+    """√β linear in the step: latent diffusion (Rombach et al. 2022), there called "linear"."""
+    root = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64)
+    return _table(root**2, zero_snr)
+
+
+def sigmoid(
+    steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, zero_snr: bool = False
+) -> Discrete:
+    """β along a logistic curve from -6 to 6 (GeoDiff, Xu et al. 2022)."""
+    s = torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid()
+    return _table(s * (beta_end - beta_start) + beta_start, zero_snr)
+
+
+def cosine(steps: int = 1000, max_beta: float = 0.999, zero_snr: bool = False) -> Discrete:
+    """ᾱ = cos²((t + 0.008)/1.008 · π/2), β capped (Nichol & Dhariwal 2021, eq. 17)."""
+    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    bar = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+    return _table((1 - bar[1:] / bar[:-1]).clamp(max=max_beta), zero_snr)
+
+
+def table(betas: list[float], zero_snr: bool = False) -> Discrete:
+    """Any β that are given as numbers."""
+    return _table(torch.tensor(betas, dtype=torch.float64), zero_snr)
+
+
+class Continuous:
+    """What continuous schedules share: any time is trained on, labelled as in a table of 1000."""
+
+    def label(self, t: Tensor) -> Tensor:
+        return 1000 * t - 1
+
+    def snap(self, t: Tensor) -> Tensor:
+        return t
+
+
+@dataclass(frozen=True)
+class Cosine(Continuous):
+    """α = cos φ, σ = sin φ, the angle φ linear in t from arccos s_max to arccos s_min.
+
+    The signal rates of Keras' DDIM (Béres 2022); s_max = 1, s_min = 0 is the cosine path of
+    v-diffusion (Salimans & Ho 2022).
+    """
+
+    s_max: float = 0.95
+    s_min: float = 0.02
+
+    def _angles(self) -> tuple[float, float]:
+        return math.acos(self.s_max), math.acos(self.s_min)
+
+    def level(self, t: Tensor) -> Level:
+        start, end = self._angles()
+        # sin(π/2 - φ) is cos φ, and exactly 0 at φ = π/2
+        angle, co = start + t * (end - start), (math.pi / 2 - start) + t * (start - end)
+        return Level(t, co.sin(), angle.sin())
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        start, end = self._angles()
+        return (((-log_snr / 2).exp().atan() - start) / (end - start)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Flow(Continuous):
+    """Straight lines: σ = s·t/(1 + (s-1)·t), α = 1 - σ, with `shift` s for the resolution.
+
+    Rectified flow (Liu et al. 2022) and SD3 (Esser et al. 2024) eq. 23; labels are 1000·σ as there.
+    """
+
+    shift: float = 1.0
+
+    def level(self, t: Tensor) -> Level:
+        scale = 1 + (self.shift - 1) * t
+        return Level(t, (1 - t) / scale, self.shift * t / scale)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        sigma = (-log_snr / 2).sigmoid()
+        return sigma / (self.shift - (self.shift - 1) * sigma)
+
+    def label(self, t: Tensor) -> Tensor:
+        return 1000 * self.level(t).sigma
+
+
+@dataclass(frozen=True)
+class VE(Continuous):
+    """Variance exploding: α = 1, log σ linear in t (Song et al. 2021); the label is EDM's ¼·log σ."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def level(self, t: Tensor) -> Level:
+        log_min, log_max = math.log(self.sigma_min), math.log(self.sigma_max)
+        return Level(t, torch.ones_like(t), (log_min + t * (log_max - log_min)).exp())
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        log_min, log_max = math.log(self.sigma_min), math.log(self.sigma_max)
+        return ((-log_snr / 2 - log_min) / (log_max - log_min)).clamp(0, 1)
+
+    def label(self, t: Tensor) -> Tensor:
+        return self.level(t).sigma.log() / 4
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "linear": linear,
+    "scaled_linear": scaled_linear,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+    "table": table,
+    "continuous_cosine": Cosine,
+    "flow": Flow,
+    "ve": VE,
+}
