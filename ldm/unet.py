@@ -1,0 +1,175 @@
+"""The conditional U-Net: diffusers' own class, from a config, with two attention processors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from inspect import signature
+from math import gcd
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models import UNet2DConditionModel
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+
+# Follow from the latents and the conditioner, so they are not the user's to set.
+_DERIVED = ("self", "sample_size", "in_channels", "out_channels", "cross_attention_dim")
+
+
+def build_unet(
+    kwargs: dict[str, Any],
+    *,
+    sample_size: int | tuple[int, int],
+    in_channels: int,
+    out_channels: int,
+    cross_attention_dim: int,
+) -> UNet2DConditionModel:
+    """A stock UNet2DConditionModel; `kwargs` are its constructor's arguments.
+
+    Where they are silent: widths 128, 256, 256; cross attention on every scale but the coarsest,
+    as in Stable Diffusion; heads 32 wide. Raises UserError for an unknown argument, naming the
+    nearest, and for values the class refuses.
+    """
+    known = [name for name in signature(UNet2DConditionModel).parameters if name not in _DERIVED]
+    for key in kwargs:
+        if key in _DERIVED:
+            raise UserError(
+                f"unet.{key} follows from the data and is not set by hand: leave it out"
+            )
+        if key not in known:
+            near = get_close_matches(key, known, 1, 0.0)[0]
+            raise UserError(f"unet has no argument {key!r}; the nearest is {near!r}")
+
+    widths = tuple(kwargs.get("block_out_channels", (128, 256, 256)))
+    scales = len(widths)
+    defaults = {
+        "block_out_channels": widths,
+        "down_block_types": ("CrossAttnDownBlock2D",) * (scales - 1) + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (scales - 1),
+        # The class calls the number of heads `attention_head_dim` (diffusers issue 2011).
+        "attention_head_dim": tuple(max(1, width // 32) for width in widths),
+        "norm_num_groups": gcd(32, *widths),
+    }
+    lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
+    try:
+        return UNet2DConditionModel(
+            **defaults | lists_as_tuples,
+            sample_size=sample_size,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            cross_attention_dim=cross_attention_dim,
+        )
+    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise UserError(f"unet: {' '.join(str(error).split())}") from None
+
+
+def parameter_count(model: nn.Module) -> int:
+    """How many numbers a model learns."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def cached_context(unet: UNet2DConditionModel) -> Iterator[None]:
+    """Within, each cross attention projects a context tensor to keys and values once.
+
+    Exact: a sampling loop passes the same context tensor object at every step, and it is that
+    object which is recognised. Not for training (the projections would go stale).
+    """
+    stock: dict[str, Any] = dict(unet.attn_processors)
+    unet.set_attn_processor(
+        {n: CachedContextProcessor() if _is_cross(n) else p for n, p in stock.items()}
+    )
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(stock)
+
+
+@contextmanager
+def perturbed_attention(unet: UNet2DConditionModel, where: str = "mid_block") -> Iterator[None]:
+    """Within, self attention under `where` is the identity: every position attends to itself.
+
+    The weak network of perturbed-attention guidance (Ahn et al. 2024, arXiv:2403.17377, eq. 15).
+    """
+    stock: dict[str, Any] = dict(unet.attn_processors)
+    self_attention = {n for n in stock if n.startswith(where) and n.endswith("attn1.processor")}
+    if not self_attention:
+        raise UserError(f"no self attention under {where!r} in this U-Net: name another block")
+    identity = IdentityAttentionProcessor()
+    unet.set_attn_processor({n: identity if n in self_attention else p for n, p in stock.items()})
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(stock)
+
+
+def _is_cross(name: str) -> bool:
+    """Whether a processor's name is that of a transformer block's attention to the context."""
+    return name.endswith("attn2.processor")
+
+
+class CachedContextProcessor:
+    """diffusers' AttnProcessor2_0 in a transformer block, keeping each context's projections."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []  # (context, its keys, its values)
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,  # (B, N, C)
+        encoder_hidden_states: Tensor | None = None,  # (B, L, D)
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        assert not torch.is_grad_enabled(), "cached keys and values are for sampling"
+        assert encoder_hidden_states is not None, "only attention to a context can be kept"
+        query = _heads(attn, attn.to_q(hidden_states))
+        key, value = self._once(attn, encoder_hidden_states)
+        if attention_mask is not None:
+            attention_mask = attn.prepare_attention_mask(
+                attention_mask, key.shape[-2], len(hidden_states)
+            ).view(len(hidden_states), attn.heads, -1, key.shape[-2])
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+        out = out.transpose(1, 2).flatten(2).to(query.dtype)
+        return _output(attn, out, hidden_states)
+
+    def _once(self, attn: Any, context: Tensor) -> tuple[Tensor, Tensor]:
+        for known, key, value in self.seen:
+            if known is context:
+                return key, value
+        normed = attn.norm_encoder_hidden_states(context) if attn.norm_cross else context
+        key, value = _project(attn, normed)
+        self.seen.append((context, key, value))
+        return key, value
+
+
+class IdentityAttentionProcessor:
+    """Self attention whose attention map is the identity: the output is the projected values."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,  # (B, N, C)
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        assert encoder_hidden_states is None, "only self attention has an identity map"
+        return _output(attn, attn.to_v(hidden_states), hidden_states)
+
+
+def _heads(attn: Any, x: Tensor) -> Tensor:
+    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, heads, N, C / heads)
+
+
+def _project(attn: Any, context: Tensor) -> tuple[Tensor, Tensor]:
+    return _heads(attn, attn.to_k(context)), _heads(attn, attn.to_v(context))
+
+
+def _output(attn: Any, out: Tensor, hidden_states: Tensor) -> Tensor:
+    out = attn.to_out[1](attn.to_out[0](out))
+    residual = hidden_states if attn.residual_connection else 0
+    return (out + residual) / attn.rescale_output_factor
