@@ -1,0 +1,68 @@
+"""The embedded data set: flowers that the project draws itself, so their truth is known.
+
+truth(index) -> Flower -> draw(flower, resolution), captions(flower)
+petal_colour(image), petal_count(image)                 # read back from pixels alone
+"""
+
+from hashlib import blake2b
+
+from PIL import Image
+
+from ldm.data.drawing import draw
+from ldm.data.example import Example, Source
+from ldm.data.flower import BACKGROUNDS, CENTRES, COUNTS, PETALS, Flower, captions, truth
+from ldm.data.measure import petal_colour, petal_count
+
+__all__ = [
+    "BACKGROUNDS",
+    "CENTRES",
+    "COUNTS",
+    "PETALS",
+    "DrawnFlowers",
+    "Flower",
+    "captions",
+    "draw",
+    "petal_colour",
+    "petal_count",
+    "truth",
+]
+
+VERSION = 1  # of the drawing: a change of it is another data set
+VALIDATION_START = 1_000_000_000  # held-out flowers are other indices, whatever the size
+
+
+class DrawnFlowers(Source):
+    """`size` flowers from `start` on; their label is the petals' colour."""
+
+    label_names = tuple(PETALS)
+
+    def __init__(self, size: int, resolution: int, start: int = 0) -> None:
+        self.size, self.resolution, self.start = size, resolution, start
+        key = f"drawn {VERSION} {start} {size} {resolution}"
+        self.fingerprint = blake2b(key.encode(), digest_size=16).hexdigest()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def flower(self, index: int) -> Flower:
+        """The whole truth of an example."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"flower {index} of {self.size}")
+        return truth(self.start + index)
+
+    def __getitem__(self, index: int) -> Example:
+        flower = self.flower(index)
+        image: Image.Image = draw(flower, self.resolution)
+        return Example(image, captions(flower), self._label(flower), self.name(index))
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return captions(self.flower(index))
+
+    def label(self, index: int) -> int:
+        return self._label(self.flower(index))
+
+    def name(self, index: int) -> str:
+        return f"flower-{self.start + index:06d}"
+
+    def _label(self, flower: Flower) -> int:
+        return self.label_names.index(flower.colour)
