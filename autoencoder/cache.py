@@ -1,0 +1,323 @@
+"""The latent cache: every image encoded once, as a posterior that can be sampled forever.
+
+A row holds mean and log-variance of each cached crop and of its mirror image, so what training
+sees is what encoding the pixels in the loop would have given. Its key names all that the rows
+depend on; see ldm/training/shards.py for what happens when the key changes or encoding is killed.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset as Arrow
+from datasets import Features, List, Value
+from diffusers import AutoencoderKL
+from ldm.data.pixels import to_pixels
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from autoencoder.latents import encode_moments
+from autoencoder.model import downsampling
+from ldm import keyed
+from ldm.config import Config
+from ldm.data.example import BadImage, Source
+from ldm.errors import UserError
+from ldm.training.shards import (
+    TensorColumn,
+    fingerprint,
+    open_shards,
+    settle,
+    write_atomically,
+    write_shard,
+)
+
+SHARD = 256  # images per file: what an interrupted encoding loses at most
+TOLERATED = 0.01  # the fraction of images that may be quarantined
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation (C,) of the latents, as the autoencoder encodes them."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class LatentCache:
+    """The latents of a source of images, in the order of its sound images.
+
+    `sample` gives standardised latents; `statistics` are what `model.standardize` folds into the
+    exported autoencoder, so that it decodes them.
+    """
+
+    def __init__(
+        self, shards: list[Arrow], shape: tuple[int, ...], statistics: Statistics | None = None
+    ) -> None:
+        views, mirrors, moments, height, width = shape
+        self.shape = (moments // 2, height, width)
+        self._moments = TensorColumn(shards, "moments", shape)
+        self._names: list[str] = []
+        self._captions: list[tuple[str, ...]] = []
+        self._labels: list[int | None] = []
+        self._row: list[int] = []  # of each entry: rows that were quarantined have no entry
+        self.quarantine: list[tuple[str, str]] = []  # (name, reason)
+        row = 0
+        for shard in shards:
+            small = shard.select_columns(["name", "captions", "label", "reason"]).to_dict()
+            for name, captions, label, reason in zip(*small.values(), strict=True):
+                if reason is not None:
+                    self.quarantine.append((name, reason))
+                else:
+                    self._row.append(row)
+                    self._names.append(name)
+                    self._captions.append(tuple(captions))
+                    self._labels.append(label)
+                row += 1
+        self.views = views
+        self.mirrored = mirrors == 2
+        self.statistics = statistics or self._measure()
+
+    @classmethod
+    def build(
+        cls,
+        vae: AutoencoderKL,
+        source: Source,
+        config: Config,
+        folder: Path,
+        seed: int,
+        device: torch.device | str,
+        statistics: Statistics | None = None,
+        title: str = "encoding",
+    ) -> "LatentCache":
+        """Encode what `folder` lacks of `source` and open it; every process takes its share.
+
+        A validation set is given the `statistics` of its training set. Prints why where an older cache
+        had to go. Raises UserError where more than 1 % of the images give no finite latents.
+        """
+        state = PartialState()
+        if config.autoencoder.cache_dtype not in ("float32", "float16"):
+            raise UserError(
+                f"autoencoder.cache_dtype={config.autoencoder.cache_dtype!r} is not known; use "
+                "float32 or float16"
+            )
+        crops = _Crops(source, config, seed)
+        channels, factor = vae.config.latent_channels, downsampling(vae)
+        side = config.data.resolution // factor
+        if side * factor != config.data.resolution:
+            raise UserError(
+                f"data.resolution={config.data.resolution} is not a multiple of {factor}, by which "
+                "the autoencoder shrinks an image"
+            )
+        shape = (crops.views, 2 if config.data.flip else 1, 2 * channels, side, side)
+        key = {
+            "autoencoder": fingerprint(vae),
+            "resolution": config.data.resolution,
+            "crop": f"random, seed {seed}" if config.data.crop == "random" else config.data.crop,
+            "views": crops.views,
+            "flip": config.data.flip,
+            "dtype": config.autoencoder.cache_dtype,
+            "source": source.fingerprint,
+            "images": len(source),
+        }
+        if state.is_main_process and (changed := settle(folder, key)):
+            print(f"{title}: the latents in {folder} are stale and are made again: {changed}")
+        state.wait_for_everyone()
+
+        paths = [folder / f"{k:05d}.arrow" for k in range(-(-len(source) // SHARD))]
+        missing = [k for k, path in enumerate(paths) if not path.exists()]
+        mine = missing[state.process_index :: state.num_processes]
+        encoder = _Encoder(vae.to(device), shape, config)
+        encoder.write(crops, {k: paths[k] for k in mine}, title, quiet=not state.is_main_process)
+        state.wait_for_everyone()
+
+        if not config.autoencoder.standardize:
+            statistics = _nominal(vae)
+        cache = cls(open_shards(paths), shape, statistics)
+        if state.is_main_process:
+            cache._record(folder)
+        if len(cache.quarantine) > TOLERATED * len(source):
+            name, reason = cache.quarantine[0]
+            raise UserError(
+                f"{len(cache.quarantine)} of {len(source)} images give no latents (the first, {name}: "
+                f"{reason}); all are named in {folder / 'quarantine.jsonl'}"
+            )
+        return cache
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        return self._captions[i]
+
+    def label(self, i: int) -> int | None:
+        return self._labels[i]
+
+    def name(self, i: int) -> str:
+        return self._names[i]
+
+    def sample(
+        self, indices: Sequence[int], views: Sequence[int], flips: Sequence[bool], noise: Tensor
+    ) -> Tensor:
+        """Standardised latents (B, C, h, w) on the noise's device: mean + std · noise, normalised.
+
+        `views` and `flips` say which cached crop, and whether it is the mirrored one.
+        """
+        posterior = self._moments.gather([self._row[i] for i in indices])
+        which = torch.arange(len(indices))
+        mirror = torch.tensor([int(f) for f in flips]) if self.mirrored else 0 * which
+        mean, logvar = (
+            posterior[which, torch.tensor(views), mirror].to(noise.device).chunk(2, dim=1)
+        )
+        latents = mean + (0.5 * logvar).exp() * noise
+        return (latents - _plane(self.statistics.mean, noise)) / _plane(self.statistics.std, noise)
+
+    def _measure(self) -> Statistics:
+        """Moments of posterior samples over all entries: E[μ], and E[μ²] + E[σ²] − E[μ]²."""
+        channels = self.shape[0]
+        first, second, count = np.zeros(channels), np.zeros(channels), 0
+        sound = np.zeros(len(self._moments), dtype=bool)
+        sound[self._row] = True
+        start = 0
+        for block in self._moments.blocks():
+            for part in np.array_split(block, max(1, len(block) // SHARD)):
+                kept = part[sound[start : start + len(part)]].astype(np.float64)
+                start += len(part)
+                mean, logvar = kept[:, :, :, :channels], kept[:, :, :, channels:]
+                axes = (0, 1, 2, 4, 5)
+                first += mean.sum(axes)
+                second += (mean**2 + np.exp(logvar)).sum(axes)
+                count += mean.size // channels
+        mean_over_all = first / max(count, 1)
+        variance = np.maximum(second / max(count, 1) - mean_over_all**2, 0)
+        return Statistics(torch.from_numpy(mean_over_all), torch.from_numpy(np.sqrt(variance)))
+
+    def _record(self, folder: Path) -> None:
+        """Leave the statistics and the quarantine beside the shards, for people to read."""
+        named = [json.dumps({"name": n, "reason": r}) + "\n" for n, r in self.quarantine]
+        write_atomically(folder / "quarantine.jsonl", "".join(named).encode())
+        figures = {name: value.tolist() for name, value in self.statistics._asdict().items()}
+        write_atomically(folder / "statistics.json", json.dumps(figures, indent=2).encode())
+
+
+class _Crops(Dataset):
+    """Image i as its cached crops, uint8 (views, 3, R, R), or the reason why it has none."""
+
+    def __init__(self, source: Source, config: Config, seed: int) -> None:
+        self.source, self.data, self.seed = source, config.data, seed
+        self.views = config.autoencoder.views if config.data.crop == "random" else 1
+
+    def __getitem__(self, i: int) -> tuple[int, Tensor | str]:
+        try:
+            image = self.source[i].image
+        except BadImage as bad:
+            return i, bad.reason
+        crops = [
+            to_pixels(
+                image,
+                self.data.resolution,
+                self.data.crop,
+                flip=False,
+                generator=keyed.generator(self.seed, "cached crop", i, view),
+            )
+            for view in range(self.views)
+        ]
+        return i, torch.stack(crops)
+
+
+class _Encoder:
+    """Writes shards of encoded crops."""
+
+    def __init__(self, vae: AutoencoderKL, shape: tuple[int, ...], config: Config) -> None:
+        self.vae, self.shape = vae, shape
+        self.dtype = np.dtype(config.autoencoder.cache_dtype)
+        self.batch = max(1, min(64, 2**22 // config.data.resolution**2 // shape[0]))
+        self.workers = config.data.workers
+        self.features = Features(
+            name=Value("string"),
+            captions=List(Value("string")),
+            label=Value("int64"),
+            reason=Value("string"),
+            moments=List(Value(self.dtype.name), length=int(np.prod(shape))),
+        )
+
+    def write(self, crops: _Crops, shards: dict[int, Path], title: str, quiet: bool) -> None:
+        """Encode each shard's images in batches that do not cross its end, and write it."""
+        if not shards:
+            return
+        total = len(crops.source)
+        rows = {k: range(k * SHARD, min((k + 1) * SHARD, total)) for k in shards}
+        batches = [
+            list(r[s : s + self.batch]) for r in rows.values() for s in _starts(r, self.batch)
+        ]
+        loader = DataLoader(
+            crops, batch_sampler=batches, num_workers=self.workers, collate_fn=_as_is
+        )
+        images = sum(map(len, rows.values()))
+        bar = tqdm(total=images, desc=title, unit="img", disable=quiet, smoothing=0.05)
+        done: list[dict[str, Any]] = []
+        shard = iter(shards.items())
+        for batch in loader:
+            done += self.encode(crops.source, batch)
+            bar.update(len(batch))
+            if done[-1]["index"] + 1 in (total, *(r.stop for r in rows.values())):
+                _, path = next(shard)
+                columns = {name: [row[name] for row in done] for name in self.features}
+                write_shard(
+                    path, columns | {"moments": np.stack(columns["moments"])}, self.features
+                )
+                done = []
+        bar.close()
+
+    @torch.inference_mode()
+    def encode(self, source: Source, batch: list[tuple[int, Tensor | str]]) -> list[dict[str, Any]]:
+        """Rows of a batch; an image that cannot be used keeps its place with the reason."""
+        moments = {i: np.zeros(self.shape, self.dtype) for i, _ in batch}
+        reasons = {i: pixels for i, pixels in batch if isinstance(pixels, str)}
+        sound = [(i, pixels) for i, pixels in batch if isinstance(pixels, Tensor)]
+        if sound:
+            pixels = torch.stack([p for _, p in sound]).to(self.vae.device)  # (B, V, 3, R, R)
+            sides = [pixels, pixels.flip(-1)][: self.shape[1]]
+            flat = torch.stack(sides, dim=2).flatten(0, 2).float() / 127.5 - 1
+            encoded = torch.cat([encode_moments(self.vae, x) for x in flat.split(self.batch)])
+            with np.errstate(over="ignore"):  # what float16 cannot hold is quarantined below
+                stored = encoded.float().cpu().numpy().astype(self.dtype)
+            for (i, _), row in zip(sound, stored.reshape(-1, *self.shape), strict=True):
+                if np.isfinite(row).all():
+                    moments[i] = row
+                else:
+                    reasons[i] = f"its latents are not finite in {self.dtype.name}"
+        return [
+            {
+                "index": i,
+                "name": source.name(i),
+                "captions": list(source.captions(i)),
+                "label": source.label(i),
+                "reason": reasons.get(i),
+                "moments": moments[i],
+            }
+            for i, _ in batch
+        ]
+
+
+def _as_is(batch: list[Any]) -> list[Any]:
+    return batch
+
+
+def _starts(rows: range, step: int) -> range:
+    return range(0, len(rows), step)
+
+
+def _nominal(vae: AutoencoderKL) -> Statistics:
+    """What the autoencoder's own config says: latents are used as (z − shift) · scale."""
+    channels = vae.config.latent_channels
+    shift = torch.full((channels,), vae.config.shift_factor or 0.0, dtype=torch.float64)
+    scale = torch.full((channels,), vae.config.scaling_factor, dtype=torch.float64)
+    return Statistics(shift, 1 / scale)
+
+
+def _plane(channels: Tensor, like: Tensor) -> Tensor:
+    return channels.to(like.device, like.dtype)[:, None, None]

@@ -1,0 +1,141 @@
+"""The autoencoder: diffusers' AutoencoderKL, built from a config, loaded, and standardised."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+
+from ldm.config import Config
+from ldm.errors import UserError
+
+
+def build_autoencoder(model: Mapping[str, Any]) -> AutoencoderKL:
+    """An AutoencoderKL with random weights from its keyword arguments.
+
+    `block_out_channels` alone decides the depth: [a, b, c] halves the image twice (f4). Raises
+    UserError for an unknown key, naming the nearest, and for widths that GroupNorm cannot divide.
+    """
+    known = set(signature(AutoencoderKL.__init__).parameters) - {"self"}
+    for key in model:
+        if key not in known:
+            near = get_close_matches(key, known, 1, 0.5)
+            hint = f"the nearest is {near[0]!r}" if near else f"it takes {', '.join(sorted(known))}"
+            raise UserError(f"unknown key 'autoencoder.model.{key}'; {hint}")
+    arguments = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in model.items()}
+    widths = arguments.setdefault("block_out_channels", (64,))
+    arguments.setdefault("down_block_types", ("DownEncoderBlock2D",) * len(widths))
+    arguments.setdefault("up_block_types", ("UpDecoderBlock2D",) * len(widths))
+    arguments.setdefault("scaling_factor", 1.0)
+    groups = arguments.get("norm_num_groups", 32)
+    if bad := [w for w in widths if w % groups]:
+        raise UserError(
+            f"autoencoder.model.block_out_channels {bad} are not multiples of norm_num_groups "
+            f"({groups}): set autoencoder.model.norm_num_groups to a divisor"
+        )
+    for key in ("down_block_types", "up_block_types"):
+        if len(arguments[key]) != len(widths):
+            raise UserError(
+                f"autoencoder.model.{key} has {len(arguments[key])} entries and block_out_channels "
+                f"has {len(widths)}: give one block for each width, or leave {key} out"
+            )
+    return AutoencoderKL(**arguments)
+
+
+def load_autoencoder(path: str | Path) -> AutoencoderKL:
+    """An AutoencoderKL from a folder (also the folder of a whole pipeline) or a Hub name."""
+    local = Path(path)
+    subfolder = "vae" if (local / "vae" / "config.json").is_file() else None
+    if local.is_dir() and not (local / (subfolder or ".") / "config.json").is_file():
+        raise UserError(f"{path} holds no config.json: it is not the folder of an autoencoder")
+    try:
+        return AutoencoderKL.from_pretrained(path, subfolder=subfolder)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot load the autoencoder {str(path)!r}: {reason}") from None
+
+
+def configured_autoencoder(config: Config) -> AutoencoderKL:
+    """What stage 2 works in: `autoencoder.path`, or else what stage 1 exported into the run."""
+    if config.autoencoder.path is not None:
+        return load_autoencoder(config.autoencoder.path)
+    if not (export := export_folder(config)).is_dir():
+        raise UserError(
+            f"{export} does not exist: train it with train_autoencoder.py and the same config, or "
+            "name a trained one with autoencoder.path=FOLDER"
+        )
+    return load_autoencoder(export)
+
+
+def export_folder(config: Config) -> Path:
+    """Where stage 1 leaves its autoencoder."""
+    return config.folder / "autoencoder" / "export"
+
+
+def downsampling(vae: AutoencoderKL) -> int:
+    """Pixels per latent element along a side: 4 for an f4 autoencoder."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def last_layer(vae: AutoencoderKL) -> nn.Parameter:
+    """The weight that the reconstruction's gradients reach first."""
+    return vae.decoder.conv_out.weight
+
+
+@torch.no_grad()
+def standardize(vae: AutoencoderKL, mean: Sequence[float], std: Sequence[float]) -> AutoencoderKL:
+    """Fold z → (z − mean)/std into the encoder's last 1×1 convolution, its inverse into the decoder's.
+
+    `mean` and `std` (C,) are of the latents as `vae` encodes them, unscaled. In place; afterwards
+    the latents need no scaling_factor, no shift and no extra key, and stock diffusers decodes them to
+    the same image. A VAE that has no 1×1 convolutions is given them.
+    """
+    channels = vae.config.latent_channels
+    m = torch.as_tensor(mean, dtype=torch.float64)
+    s = torch.as_tensor(std, dtype=torch.float64)
+    assert m.shape == s.shape == (channels,)
+    if not bool((s > 0).all() and torch.isfinite(s).all() and torch.isfinite(m).all()):
+        raise UserError(
+            f"latents with standard deviations {[round(x, 6) for x in s.tolist()]} cannot be "
+            "standardised: a channel is dead, so lower autoencoder.loss.kl or latent_channels"
+        )
+    like = next(vae.parameters())
+    for name, width in (("quant_conv", 2 * channels), ("post_quant_conv", channels)):
+        if getattr(vae, name) is None:
+            identity = nn.Conv2d(width, width, 1).to(like.device, like.dtype)
+            identity.weight.copy_(torch.eye(width)[:, :, None, None])
+            identity.bias.zero_()
+            setattr(vae, name, identity)
+
+    into, out_of = vae.quant_conv, vae.post_quant_conv
+    w, b = _float64(into)
+    scale = torch.cat([s, torch.ones_like(s)])  # the second half of the outputs is log-variances
+    shift = torch.cat([m / s, 2 * s.log()])
+    _assign(into, w / scale[:, None, None, None], b / scale - shift)
+
+    w, b = _float64(out_of)
+    _assign(out_of, w * s[None, :, None, None], b + w[:, :, 0, 0] @ m)
+    vae.register_to_config(
+        scaling_factor=1.0,
+        shift_factor=None,
+        latents_mean=None,
+        latents_std=None,
+        use_quant_conv=True,
+        use_post_quant_conv=True,
+    )
+    return vae
+
+
+def _float64(conv: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
+    assert conv.bias is not None
+    return conv.weight.detach().cpu().double(), conv.bias.detach().cpu().double()
+
+
+def _assign(conv: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    assert conv.bias is not None
+    conv.weight.copy_(weight)
+    conv.bias.copy_(bias)
