@@ -246,8 +246,10 @@ def _embedding(config: ConditioningConfig, names: Sequence[str], trainable: bool
 def _attention_mask(tokens: Tensor, tokenizer: Any) -> Tensor:
     """1 on a caption's own tokens, 0 on the padding that follows: (B, L), int64."""
     pad = tokens == tokenizer.pad_token_id
-    own = pad.flip(-1).cumprod(-1).flip(-1) == 0  # padding is the run of pads at the end
-    return own.long()
+    padding = pad.flip(-1).cumprod(-1).flip(-1)  # the run of pads at the end
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        padding = torch.cat([torch.zeros_like(padding[:, :1]), padding[:, :-1]], 1)  # less its EOS
+    return 1 - padding
 
 
 def _refuse_unknown(where: str, given: dict[str, Any], known: Sequence[str]) -> None:

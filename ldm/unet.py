@@ -78,9 +78,10 @@ def cached_context(unet: UNet2DConditionModel) -> Iterator[None]:
     object which is recognised. Not for training (the projections would go stale).
     """
     stock: dict[str, Any] = dict(unet.attn_processors)
-    unet.set_attn_processor(
-        {n: CachedContextProcessor() if _is_cross(n) else p for n, p in stock.items()}
-    )
+    caching: dict[str, Any] = {
+        n: CachedContextProcessor() if _is_cross(n) else p for n, p in stock.items()
+    }
+    unet.set_attn_processor(caching)
     try:
         yield
     finally:
@@ -97,7 +98,7 @@ def perturbed_attention(unet: UNet2DConditionModel, where: str = "mid_block") ->
     self_attention = {n for n in stock if n.startswith(where) and n.endswith("attn1.processor")}
     if not self_attention:
         raise UserError(f"no self attention under {where!r} in this U-Net: name another block")
-    identity = IdentityAttentionProcessor()
+    identity: Any = IdentityAttentionProcessor()
     unet.set_attn_processor({n: identity if n in self_attention else p for n, p in stock.items()})
     try:
         yield

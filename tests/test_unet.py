@@ -1,0 +1,108 @@
+"""The U-Net is stock; its two processors are exact."""
+
+import pytest
+import torch
+from diffusers.models.attention_processor import PAGIdentitySelfAttnProcessor2_0
+
+from ldm.errors import UserError
+from ldm.unet import (
+    CachedContextProcessor,
+    build_unet,
+    cached_context,
+    parameter_count,
+    perturbed_attention,
+)
+
+SHAPE = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 16}
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return build_unet({"block_out_channels": [32, 64], "layers_per_block": 1}, **SHAPE).eval()
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    g = torch.Generator().manual_seed(0)
+    x, context = torch.randn(2, 4, 8, 8, generator=g), torch.randn(2, 5, 16, generator=g)
+    return x, torch.tensor([500, 20]), context
+
+
+@torch.no_grad()
+def test_cached_context_is_exact_and_projects_each_context_once(unet, inputs):
+    x, t, context = inputs
+    other = context.flip(0)
+    calls = []
+    attentions = [m for n, m in unet.named_modules() if n.endswith("attn2")]
+    hooks = [m.to_k.register_forward_hook(lambda *_: calls.append(1)) for m in attentions]
+    plain = [unet(x, t, c).sample for c in (context, other)]
+    calls.clear()
+    with cached_context(unet):
+        for _ in range(3):
+            for c, expected in zip((context, other), plain, strict=True):
+                assert torch.equal(unet(x, t, c).sample, expected)
+    for hook in hooks:
+        hook.remove()
+    assert len(calls) == 2 * len(attentions)
+    assert not any(isinstance(p, CachedContextProcessor) for p in unet.attn_processors.values())
+    assert torch.equal(unet(x, t, context).sample, plain[0])
+
+
+@torch.no_grad()
+def test_cached_context_masks_as_the_stock_processor_does(unet, inputs):
+    x, t, context = inputs
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]])
+    plain = unet(x, t, context, encoder_attention_mask=mask).sample
+    with cached_context(unet):
+        cached = unet(x, t, context, encoder_attention_mask=mask).sample
+    assert torch.equal(cached, plain)
+    assert not torch.allclose(plain, unet(x, t, context).sample)
+
+
+@torch.no_grad()
+def test_perturbed_attention_is_diffusers_pag_branch(unet, inputs):
+    x, t, context = inputs
+    with perturbed_attention(unet):
+        ours = unet(x, t, context).sample
+    stock = dict(unet.attn_processors)
+    pag = PAGIdentitySelfAttnProcessor2_0()
+    chosen = {n for n in stock if n.startswith("mid_block") and "attn1" in n}
+    unet.set_attn_processor({n: pag if n in chosen else p for n, p in stock.items()})
+    doubled = [torch.cat([v, v]) for v in (x, t, context)]
+    plain, perturbed = unet(*doubled).sample.chunk(2)
+    unet.set_attn_processor(stock)
+    torch.testing.assert_close(ours, perturbed, rtol=0, atol=1e-6)
+    torch.testing.assert_close(unet(x, t, context).sample, plain, rtol=0, atol=1e-6)
+    assert (ours - plain).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_perturbed_attention_works_within_cached_context(unet, inputs):
+    x, t, context = inputs
+    with perturbed_attention(unet):
+        expected = unet(x, t, context).sample
+    with cached_context(unet):
+        unet(x, t, context)
+        with perturbed_attention(unet):
+            assert torch.equal(unet(x, t, context).sample, expected)
+
+
+def test_defaults_are_small_and_attend_on_all_scales_but_the_coarsest():
+    unet = build_unet({}, **SHAPE)
+    assert 30e6 < parameter_count(unet) < 40e6
+    assert unet.config.down_block_types == ("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "sentence"),
+    [
+        ({"block_out_chanels": [32]}, "nearest is 'block_out_channels'"),
+        ({"in_channels": 9}, "unet.in_channels follows from the data"),
+        ({"down_block_types": ["DownBlock2D"]}, "number of"),
+        ({"block_out_channels": [30, 60], "norm_num_groups": 32}, "divisible"),
+    ],
+)
+def test_a_wrong_argument_gets_a_sentence(kwargs, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build_unet(kwargs, **SHAPE)
