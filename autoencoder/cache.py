@@ -15,7 +15,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset as Arrow
 from datasets import Features, List, Value
-from diffusers import AutoencoderKL
+from diffusers.models import AutoencoderKL
 from ldm.data.pixels import to_pixels
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -95,7 +95,7 @@ class LatentCache:
     ) -> "LatentCache":
         """Encode what `folder` lacks of `source` and open it; every process takes its share.
 
-        A validation set is given the `statistics` of its training set. Prints why where an older cache
+        A validation set is given the `statistics` of its training set. Prints why where older rows
         had to go. Raises UserError where more than 1 % of the images give no finite latents.
         """
         state = PartialState()
@@ -105,7 +105,7 @@ class LatentCache:
                 "float32 or float16"
             )
         crops = _Crops(source, config, seed)
-        channels, factor = vae.config.latent_channels, downsampling(vae)
+        channels, factor = vae.config["latent_channels"], downsampling(vae)
         side = config.data.resolution // factor
         if side * factor != config.data.resolution:
             raise UserError(
@@ -130,7 +130,8 @@ class LatentCache:
         paths = [folder / f"{k:05d}.arrow" for k in range(-(-len(source) // SHARD))]
         missing = [k for k, path in enumerate(paths) if not path.exists()]
         mine = missing[state.process_index :: state.num_processes]
-        encoder = _Encoder(vae.to(device), shape, config)
+        vae.to(device)  # type: ignore[arg-type]  # a decorator of diffusers hides the signature
+        encoder = _Encoder(vae, shape, config)
         encoder.write(crops, {k: paths[k] for k in mine}, title, quiet=not state.is_main_process)
         state.wait_for_everyone()
 
@@ -142,8 +143,8 @@ class LatentCache:
         if len(cache.quarantine) > TOLERATED * len(source):
             name, reason = cache.quarantine[0]
             raise UserError(
-                f"{len(cache.quarantine)} of {len(source)} images give no latents (the first, {name}: "
-                f"{reason}); all are named in {folder / 'quarantine.jsonl'}"
+                f"{len(cache.quarantine)} of {len(source)} images give no latents (the first, "
+                f"{name}: {reason}); all are named in {folder / 'quarantine.jsonl'}"
             )
         return cache
 
@@ -250,9 +251,7 @@ class _Encoder:
             return
         total = len(crops.source)
         rows = {k: range(k * SHARD, min((k + 1) * SHARD, total)) for k in shards}
-        batches = [
-            list(r[s : s + self.batch]) for r in rows.values() for s in _starts(r, self.batch)
-        ]
+        batches = [part for shard in rows.values() for part in _split(shard, self.batch)]
         loader = DataLoader(
             crops, batch_sampler=batches, num_workers=self.workers, collate_fn=_as_is
         )
@@ -265,10 +264,9 @@ class _Encoder:
             bar.update(len(batch))
             if done[-1]["index"] + 1 in (total, *(r.stop for r in rows.values())):
                 _, path = next(shard)
-                columns = {name: [row[name] for row in done] for name in self.features}
-                write_shard(
-                    path, columns | {"moments": np.stack(columns["moments"])}, self.features
-                )
+                columns: dict[str, Any] = {k: [row[k] for row in done] for k in self.features}
+                columns["moments"] = np.stack(columns["moments"])
+                write_shard(path, columns, self.features)
                 done = []
         bar.close()
 
@@ -307,15 +305,15 @@ def _as_is(batch: list[Any]) -> list[Any]:
     return batch
 
 
-def _starts(rows: range, step: int) -> range:
-    return range(0, len(rows), step)
+def _split(rows: range, size: int) -> list[list[int]]:
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def _nominal(vae: AutoencoderKL) -> Statistics:
     """What the autoencoder's own config says: latents are used as (z − shift) · scale."""
-    channels = vae.config.latent_channels
-    shift = torch.full((channels,), vae.config.shift_factor or 0.0, dtype=torch.float64)
-    scale = torch.full((channels,), vae.config.scaling_factor, dtype=torch.float64)
+    channels = vae.config["latent_channels"]
+    shift = torch.full((channels,), vae.config["shift_factor"] or 0.0, dtype=torch.float64)
+    scale = torch.full((channels,), vae.config["scaling_factor"], dtype=torch.float64)
     return Statistics(shift, 1 / scale)
 
 

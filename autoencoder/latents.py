@@ -1,7 +1,7 @@
 """Pixels to latents and back."""
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models import AutoencoderKL
 from torch import Tensor
 
 LOGVAR_RANGE = (-30.0, 20.0)  # diffusers clamps a posterior's log-variance to this
@@ -18,6 +18,9 @@ def encode_moments(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
 
 
 def decode(vae: AutoencoderKL, latents: Tensor, slice_size: int | None = None) -> Tensor:
-    """Images (B, 3, H, W), about [−1, 1], of unscaled latents (B, C, h, w); `slice_size` at a time."""
+    """Images (B, 3, H, W), about [−1, 1], of unscaled latents (B, C, h, w).
+
+    `slice_size` images are decoded at a time, which bounds the memory.
+    """
     slices = latents.split(slice_size or len(latents))
     return torch.cat([vae.decode(_like(vae, z)).sample for z in slices])

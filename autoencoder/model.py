@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models import AutoencoderKL
 from torch import nn
 
 from ldm.config import Config
@@ -78,23 +78,23 @@ def export_folder(config: Config) -> Path:
 
 def downsampling(vae: AutoencoderKL) -> int:
     """Pixels per latent element along a side: 4 for an f4 autoencoder."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)
 
 
-def last_layer(vae: AutoencoderKL) -> nn.Parameter:
+def last_layer(vae: AutoencoderKL) -> torch.Tensor:
     """The weight that the reconstruction's gradients reach first."""
     return vae.decoder.conv_out.weight
 
 
 @torch.no_grad()
 def standardize(vae: AutoencoderKL, mean: Sequence[float], std: Sequence[float]) -> AutoencoderKL:
-    """Fold z → (z − mean)/std into the encoder's last 1×1 convolution, its inverse into the decoder's.
+    """Fold z → (z − mean)/std into the encoder's last convolution, its inverse into the decoder.
 
     `mean` and `std` (C,) are of the latents as `vae` encodes them, unscaled. In place; afterwards
-    the latents need no scaling_factor, no shift and no extra key, and stock diffusers decodes them to
-    the same image. A VAE that has no 1×1 convolutions is given them.
+    the latents need no scaling_factor, no shift and no extra key, and stock diffusers decodes them
+    to the same image. A VAE without the 1×1 (post_)quant_conv is given them.
     """
-    channels = vae.config.latent_channels
+    channels = vae.config["latent_channels"]
     m = torch.as_tensor(mean, dtype=torch.float64)
     s = torch.as_tensor(std, dtype=torch.float64)
     assert m.shape == s.shape == (channels,)
@@ -107,11 +107,11 @@ def standardize(vae: AutoencoderKL, mean: Sequence[float], std: Sequence[float])
     for name, width in (("quant_conv", 2 * channels), ("post_quant_conv", channels)):
         if getattr(vae, name) is None:
             identity = nn.Conv2d(width, width, 1).to(like.device, like.dtype)
-            identity.weight.copy_(torch.eye(width)[:, :, None, None])
-            identity.bias.zero_()
+            _assign(identity, torch.eye(width)[:, :, None, None], torch.zeros(width))
             setattr(vae, name, identity)
 
     into, out_of = vae.quant_conv, vae.post_quant_conv
+    assert into is not None and out_of is not None
     w, b = _float64(into)
     scale = torch.cat([s, torch.ones_like(s)])  # the second half of the outputs is log-variances
     shift = torch.cat([m / s, 2 * s.log()])

@@ -1,6 +1,6 @@
-"""A cache of expensive rows: `datasets` Arrow files, each whole or absent, under a key that cannot lie.
+"""A cache of expensive rows: `datasets` Arrow files, whole or absent, and a key that cannot lie.
 
-A shard is written to a temporary name, fsynced and renamed, so a process killed at any moment leaves
+A shard is written to a temporary name, fsynced and renamed: a process killed at any moment leaves
 whole shards, and the next one writes only those that are missing. The key says what the rows
 were made of; a key that no longer holds empties the folder and says which part of it changed.
 """
@@ -69,7 +69,7 @@ def write_shard(path: Path, columns: Mapping[str, Any], features: Features) -> N
     A numpy column (n, ...) is stored flat, as a fixed-size list of its elements.
     """
     arrays = []
-    for name, feature in features.items():
+    for name in features:
         column = columns[name]
         if isinstance(column, np.ndarray) and column.ndim > 1:
             flat = pa.array(column.reshape(-1))
@@ -89,7 +89,7 @@ def open_shards(paths: Sequence[Path]) -> list[Dataset]:
 
 
 class TensorColumn:
-    """A column of equally shaped tensors across shards: in memory when small, else memory-mapped."""
+    """A column of equally shaped tensors across shards: in memory if small, else memory-mapped."""
 
     def __init__(
         self,
