@@ -1,0 +1,74 @@
+"""Captioned grids of images: what was asked for, legibly above what came out."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+BACKGROUND, INK = (255, 255, 255), (30, 30, 30)
+GAP = 6  # pixels between images
+
+
+def captioned_grid(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]],
+    columns: int | None = None,
+    cell: int | None = None,
+) -> Image.Image:
+    """One heading and its images per row, as one RGB picture.
+
+    `columns` wraps long rows (default: the longest row, at most 8). Images are drawn `cell` pixels
+    wide (default: their own size, enlarged by a whole factor to at least 128 pixels, so that small
+    ones and their captions can be read).
+    """
+    assert rows and all(images for _, images in rows), "a row needs an image"
+    columns = columns or min(8, max(len(images) for _, images in rows))
+    first = rows[0][1][0]
+    factor = -(-128 // first.width)  # rounded up
+    width = cell or first.width * max(1, factor)
+    height = round(first.height * width / first.width)
+    size = max(13, min(28, round(width * 0.11)))
+    font = ImageFont.load_default(size)
+    total = columns * (width + GAP) + GAP
+
+    headings = [_wrapped(text, font, total - 2 * GAP) for text, _ in rows]
+    line = round(1.4 * size)
+    heights = [
+        len(heading) * line + -(-len(images) // columns) * (height + GAP) + GAP
+        for heading, (_, images) in zip(headings, rows, strict=True)
+    ]
+    grid = Image.new("RGB", (total, sum(heights) + GAP), BACKGROUND)
+    draw = ImageDraw.Draw(grid)
+    top = GAP
+    for heading, (_, images), row_height in zip(headings, rows, heights, strict=True):
+        for number, text in enumerate(heading):
+            draw.text((GAP, top + number * line), text, fill=INK, font=font)
+        start = top + len(heading) * line
+        for index, image in enumerate(images):
+            row, column = divmod(index, columns)
+            place = (GAP + column * (width + GAP), start + row * (height + GAP))
+            grid.paste(_resized(image.convert("RGB"), (width, height)), place)
+        top += row_height
+    return grid
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Enlarged by a whole factor pixels stay squares, so that nothing is smoothed over."""
+    whole = size[0] % image.width == 0 and size[1] % image.height == 0
+    method = Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
+    return image if image.size == size else image.resize(size, method)
+
+
+def _wrapped(
+    text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int
+) -> list[str]:
+    """Lines no wider than `width` pixels, broken at spaces where possible; [] for no text."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for character in word:
+            if lines[-1] and font.getlength(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    return lines
