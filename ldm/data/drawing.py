@@ -4,6 +4,7 @@ Every shape is an implicit function whose first-order distance gives soft, one-p
 index draws the same flower at 64 and at 512 pixels. float64 throughout; nothing is random here.
 """
 
+from collections.abc import Sequence
 from colorsys import hsv_to_rgb
 from functools import lru_cache
 
@@ -98,7 +99,7 @@ def _petal(
     canvas: _Canvas,
     base: np.ndarray,
     frame: np.ndarray,
-    tones: tuple[np.ndarray, np.ndarray, np.ndarray],
+    tones: Sequence[np.ndarray],
     width: float,
     taper: float,
     point: float,
@@ -207,7 +208,7 @@ def _bloom(canvas: _Canvas, flower: Flower) -> None:
         if flower.petals == 4:
             width *= 0.86
         bright = 1 + 0.08 * (u[(5 * k + 11) % 64] - 0.5)
-        shaded = tuple(np.clip(tone * bright, 0, 1) for tone in tones)
+        shaded = [np.clip(tone * bright, 0, 1) for tone in tones]
         root = centre + squash @ along * inner * r
         _petal(
             canvas, root, frame, shaded, width, flower.taper, flower.point, 0.02 + 0.02 * u[59], 0.2

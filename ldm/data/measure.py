@@ -43,20 +43,20 @@ def _within(hsv: np.ndarray, colour: str) -> np.ndarray:
     return hue & (hsv[1] >= least) & (hsv[1] < greatest) & (hsv[2] >= value)
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of a mask."""
+def _parts(mask: np.ndarray) -> np.ndarray:
+    """The connected parts of a mask without its crumbs: narrow petals may not touch each other."""
     parts, count = ndimage.label(mask)
     if count == 0:
         return mask
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    return parts == sizes.argmax()
+    return (sizes >= 0.2 * sizes.max())[parts] & mask
 
 
 def _petals(image: Image.Image, side: int) -> tuple[str, np.ndarray] | None:
-    """The colour and the pixels of the largest part that can be petals."""
+    """The colour that fills most of the picture among those of petals, and where."""
     hsv = _hsv(image, side, 0.9 * side / SIDE)
-    found = {colour: _largest(_within(hsv, colour)) for colour in CLASSES}
+    found = {colour: _parts(_within(hsv, colour)) for colour in CLASSES}
     colour = max(found, key=lambda name: found[name].sum())
     mask = found[colour]
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])

@@ -15,7 +15,7 @@ class Slot(NamedTuple):
 
     step: int
     slot: int  # within the global batch of the step
-    index: int  # into the source
+    index: int  # type: ignore[assignment]  # into the source; hides tuple.index
     epoch: int
 
 
