@@ -1,9 +1,9 @@
 """The (x0, ε) plane: a noise level is a point of a path, a prediction is a direction.
 
-Every Gaussian diffusion is x = α·x0 + σ·ε. Whatever a network predicts (ε, x0, v, a flow's velocity,
-EDM's F) is F = p·x0 + q·ε with (p, q) known at each level, so x and F are two linear equations in
-two unknowns, and one 2×2 solve replaces every conversion table. Coefficients are float64 of shape ()
-or (B,); `fit` casts them at use.
+Every Gaussian diffusion is x = α·x0 + σ·ε. Whatever a network predicts (ε, x0, v, a flow's
+velocity, EDM's F) is F = p·x0 + q·ε with (p, q) known at each level, so x and F are two linear
+equations in two unknowns, and one 2×2 solve replaces every conversion table. Coefficients are
+float64 of shape () or (B,); `fit` casts them at use.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def fit(c: Tensor, x: Tensor) -> Tensor:
 
 
 def noised(x0: Tensor, eps: Tensor, level: Level) -> Tensor:
-    """x = α·x0 + σ·ε, a draw from q(x_t | x0): DDPM (Ho et al. 2020) eq. 4, on any Gaussian path."""
+    """x = α·x0 + σ·ε, a draw of q(x_t | x0) on any Gaussian path. DDPM (Ho et al. 2020) eq. 4."""
     return fit(level.alpha, x0) * x0 + fit(level.sigma, x0) * eps
 
 
@@ -78,8 +78,8 @@ class Prediction:
 def edm(sigma_data: float = 0.5) -> Prediction:
     """EDM's preconditioned F, unit variance in and out (Karras et al. 2022, table 1), on any path.
 
-    Their D = c_skip·x + c_out·F, solved for F and written without division by σ or α. With σ_data = 1
-    on a variance-preserving path it is -v.
+    Their D = c_skip·x + c_out·F, solved for F and written without division by σ or α. On a
+    variance-preserving path and with σ_data = 1 it is -v.
     """
 
     def norm(level: Level) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -25,6 +25,10 @@ class Schedule(Protocol):
     def label(self, t: Tensor) -> Tensor:
         """What the network is told at time t."""
 
+    @property
+    def steps(self) -> int:
+        """Entries of the table, or of the table that a continuous schedule is labelled by."""
+
     def snap(self, t: Tensor) -> Tensor:
         """The time that training uses for t: a table's next entry, or t itself."""
 
@@ -45,25 +49,28 @@ class Discrete:
     """
 
     betas: Tensor  # (N,) float64
+    floor: float = 0.0  # stands in for ᾱ = 0
 
     def __post_init__(self) -> None:
         bar = (1 - self.betas).cumprod(0)
+        bar = torch.where(bar > 0, bar, self.floor)
         floored = torch.where(bar > 0, bar, (bar[-2] / 2).clamp(max=ZERO_SNR_FLOOR))
         object.__setattr__(self, "alphas_cumprod", bar)
         object.__setattr__(self, "log_snrs", floored.log() - (1 - floored).log())
 
-    alphas_cumprod: Tensor = None  # type: ignore[assignment]  # (N,) ᾱ
-    log_snrs: Tensor = None  # type: ignore[assignment]  # (N,) finite also at zero terminal SNR
+    alphas_cumprod: Tensor = field(init=False)  # (N,) ᾱ
+    log_snrs: Tensor = field(init=False)  # (N,) finite also at zero terminal SNR
 
-    def __len__(self) -> int:
+    @property
+    def steps(self) -> int:
         return len(self.betas)
 
     def level(self, t: Tensor) -> Level:
-        index = t * len(self) - 1
+        index = t * self.steps - 1
         entry = index.round()
         bar, log_snrs = self.alphas_cumprod.to(t.device), self.log_snrs.to(t.device)
-        exact = bar[entry.long().clamp(0, len(self) - 1)]
-        numbers = torch.arange(len(self), dtype=torch.float64, device=t.device)
+        exact = bar[entry.long().clamp(0, self.steps - 1)]
+        numbers = torch.arange(self.steps, dtype=torch.float64, device=t.device)
         ratio = (-0.5 * interpolate(index, numbers, log_snrs)).exp() * (index + 1).clamp(0, 1)
         between = 1 / (1 + ratio**2)
         on_entry = ((index - entry).abs() < 1e-6) & (entry >= 0)
@@ -73,17 +80,17 @@ class Discrete:
 
     def time(self, log_snr: Tensor) -> Tensor:
         log_snrs = self.log_snrs.to(log_snr.device)
-        numbers = torch.arange(len(self), dtype=torch.float64, device=log_snr.device)
+        numbers = torch.arange(self.steps, dtype=torch.float64, device=log_snr.device)
         index = interpolate(-log_snr, -log_snrs, numbers)
         below = (0.5 * (log_snrs[0] - log_snr)).exp().clamp(max=1)  # (σ/α) / (σ/α)_0
-        return (index + below) / len(self)
+        return (index + below) / self.steps
 
     def label(self, t: Tensor) -> Tensor:
-        index = (t * len(self) - 1).clamp(min=0)
+        index = (t * self.steps - 1).clamp(min=0)
         return torch.where((index - index.round()).abs() < 1e-6, index.round(), index)
 
     def snap(self, t: Tensor) -> Tensor:
-        return ((t * len(self)).floor() + 1).clamp(max=len(self)) / len(self)
+        return ((t * self.steps).floor() + 1).clamp(max=self.steps) / self.steps
 
 
 def zero_terminal_snr(betas: Tensor) -> Tensor:
@@ -93,50 +100,68 @@ def zero_terminal_snr(betas: Tensor) -> Tensor:
     return 1 - torch.cat([bar[:1], bar[1:] / bar[:-1]])
 
 
-def _table(betas: Tensor, zero_snr: bool) -> Discrete:
-    return Discrete(zero_terminal_snr(betas) if zero_snr else betas)
+def _table(betas: Tensor, zero_snr: bool, floor: float = 0.0) -> Discrete:
+    return Discrete(zero_terminal_snr(betas) if zero_snr else betas, floor)
 
 
 def linear(
-    steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, zero_snr: bool = False
+    steps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    zero_snr: bool = False,
+    floor: float = 0.0,
 ) -> Discrete:
     """β linear in the step (Ho et al. 2020, section 4)."""
-    return _table(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64), zero_snr)
+    return _table(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64), zero_snr, floor)
 
 
 def scaled_linear(
-    steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012, zero_snr: bool = False
+    steps: int = 1000,
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+    zero_snr: bool = False,
+    floor: float = 0.0,
 ) -> Discrete:
     """√β linear in the step: latent diffusion (Rombach et al. 2022), there called "linear"."""
     root = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64)
-    return _table(root**2, zero_snr)
+    return _table(root**2, zero_snr, floor)
 
 
 def sigmoid(
-    steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, zero_snr: bool = False
+    steps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    zero_snr: bool = False,
+    floor: float = 0.0,
 ) -> Discrete:
     """β along a logistic curve from -6 to 6 (GeoDiff, Xu et al. 2022)."""
     s = torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid()
-    return _table(s * (beta_end - beta_start) + beta_start, zero_snr)
+    return _table(s * (beta_end - beta_start) + beta_start, zero_snr, floor)
 
 
-def cosine(steps: int = 1000, max_beta: float = 0.999, zero_snr: bool = False) -> Discrete:
+def cosine(
+    steps: int = 1000, max_beta: float = 0.999, zero_snr: bool = False, floor: float = 0.0
+) -> Discrete:
     """ᾱ = cos²((t + 0.008)/1.008 · π/2), β capped (Nichol & Dhariwal 2021, eq. 17)."""
     t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     bar = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2
-    return _table((1 - bar[1:] / bar[:-1]).clamp(max=max_beta), zero_snr)
+    return _table((1 - bar[1:] / bar[:-1]).clamp(max=max_beta), zero_snr, floor)
 
 
-def table(betas: list[float], zero_snr: bool = False) -> Discrete:
+def table(betas: list[float], zero_snr: bool = False, floor: float = 0.0) -> Discrete:
     """Any β that are given as numbers."""
-    return _table(torch.tensor(betas, dtype=torch.float64), zero_snr)
+    return _table(torch.tensor(betas, dtype=torch.float64), zero_snr, floor)
 
 
 class Continuous:
     """What continuous schedules share: any time is trained on, labelled as in a table of 1000."""
 
+    @property
+    def steps(self) -> int:
+        return 1000
+
     def label(self, t: Tensor) -> Tensor:
-        return 1000 * t - 1
+        return self.steps * t - 1
 
     def snap(self, t: Tensor) -> Tensor:
         return t
@@ -190,7 +215,7 @@ class Flow(Continuous):
 
 @dataclass(frozen=True)
 class VE(Continuous):
-    """Variance exploding: α = 1, log σ linear in t (Song et al. 2021); the label is EDM's ¼·log σ."""
+    """Variance exploding: α = 1, log σ linear in t (Song et al. 2021); labels are EDM's ¼·log σ."""
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0

@@ -1,0 +1,74 @@
+"""From networks to denoisers, and functions that turn a denoiser into another one."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.loss import Network
+from ldm.diffusion.plane import Estimate, Level, Prediction, fit, resolve
+from ldm.diffusion.schedules import Schedule
+
+Denoiser = Callable[[Tensor, Level], Estimate]
+
+
+def check(schedule: Schedule, prediction: Prediction) -> None:
+    """Raise ValueError where the noisiest level cannot be resolved: ε at zero terminal SNR."""
+    last = schedule.level(torch.ones((), dtype=torch.float64))
+    if prediction.det(last) == 0:
+        raise ValueError(
+            "a network that predicts ε says nothing of x0 where α = 0, and this schedule ends "
+            "there (zero terminal SNR): choose prediction v, sample or flow, or another schedule"
+        )
+
+
+def denoiser(network: Network, schedule: Schedule, prediction: Prediction) -> Denoiser:
+    """The denoiser (x, level) -> Estimate of a network that outputs F.
+
+    Where F has twice x's channels (dim 1), the second half is the learned variance. Raises
+    ValueError for ε-prediction with zero terminal SNR.
+    """
+    check(schedule, prediction)
+
+    def denoise(x: Tensor, level: Level) -> Estimate:
+        out = network(fit(prediction.c_in(level), x) * x, level).to(x.dtype)
+        if x.ndim > 1 and out.shape[1] == 2 * x.shape[1]:
+            out, var = out.chunk(2, dim=1)
+            return resolve(x, out, level, prediction)._replace(var=var)
+        return resolve(x, out, level, prediction)
+
+    return denoise
+
+
+def _changed(denoise: Denoiser, change: Callable[[Tensor], Tensor], rederive: bool) -> Denoiser:
+    """Change x̂0; keep ε̂ as it was (DDIM), or let it follow from x and the new x̂0 (DDPM)."""
+
+    def changed(x: Tensor, level: Level) -> Estimate:
+        estimate = denoise(x, level)
+        x0, eps = change(estimate.x0), estimate.eps
+        if rederive:
+            eps = fit(1 / level.sigma, x) * x - fit(level.alpha / level.sigma, x) * x0
+        return estimate._replace(x0=x0, eps=eps)
+
+    return changed
+
+
+def clamp(denoise: Denoiser, limit: float = 1.0, rederive: bool = True) -> Denoiser:
+    """Keep x̂0 within ±limit; `rederive` as DDPM does, False as DDIM does."""
+    return _changed(denoise, lambda x0: x0.clamp(-limit, limit), rederive)
+
+
+def threshold(
+    denoise: Denoiser, ratio: float = 0.995, largest: float = 1.0, rederive: bool = True
+) -> Denoiser:
+    """Dynamic thresholding: clip x̂0 at its own quantile s in [1, largest] and divide by s.
+
+    Imagen (Saharia et al. 2022), section 2.3.
+    """
+
+    def squeeze(x0: Tensor) -> Tensor:
+        s = x0.flatten(1).abs().float().quantile(ratio, dim=1).clamp(1, max(largest, 1))
+        s = fit(s, x0)
+        return x0.clamp(-s, s) / s
+
+    return _changed(denoise, squeeze, rederive)
