@@ -1,0 +1,191 @@
+"""Spec: all that sampling must know, and its translation to and from diffusers' schedulers."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.diffusers_schedulers import (
+    Options,
+    class_of,
+    read_scheduler,
+    spacing,
+    start,
+    write_scheduler,
+)
+from ldm.diffusion.denoise import Denoiser, check, clamp, denoiser, threshold
+from ldm.diffusion.grids import GRIDS
+from ldm.diffusion.loss import Network
+from ldm.diffusion.plane import PREDICTIONS, Level, Prediction, edm
+from ldm.diffusion.samplers import SAMPLERS, Noise
+from ldm.diffusion.schedules import SCHEDULES, Schedule
+from ldm.errors import UserError
+
+
+def _named(registry: Mapping[str, Any], name: str, what: str) -> Any:
+    if name not in registry:
+        raise UserError(f"unknown {what} {name!r}; there are {', '.join(registry)}")
+    return registry[name]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How a trained network becomes samples; names are those of the registries in ldm.diffusion."""
+
+    schedule_name: str = "scaled_linear"
+    schedule_args: Options = field(default_factory=dict)
+    prediction_name: str = "v"
+    prediction_args: Options = field(default_factory=dict)  # edm: sigma_data
+    sampler: str = "ddim"
+    sampler_args: Options = field(default_factory=dict)
+    grid: str = "trailing"
+    grid_args: Options = field(default_factory=dict)
+    clip: float | None = None  # x̂0 within ± this
+    thresholding: tuple[float, float] | None = None  # quantile and largest value
+    learned_variance: bool = False  # the network's output has twice the channels of x
+    final: str = "clean"  # the last step ends "clean", or on the table's "first" entry
+    start: str = "one"  # std of the first x: "one", "sigma", or "marginal" for √(α² + σ²)
+    source: Options | None = field(default=None, compare=False, repr=False)  # diffusers' own dict
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The noise schedule; raises UserError for an unknown name or argument."""
+        make = _named(SCHEDULES, self.schedule_name, "schedule")
+        try:
+            return make(**self.schedule_args)
+        except TypeError as error:
+            raise UserError(f"schedule {self.schedule_name}: {error}") from None
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the network's output means."""
+        if self.prediction_args:
+            return edm(**self.prediction_args)
+        return _named(PREDICTIONS, self.prediction_name, "prediction")
+
+    def levels(self, num_inference_steps: int) -> list[Level]:
+        """The noise levels to visit, num_inference_steps + 1 of them with the last step's end."""
+        try:
+            grid = _named(GRIDS, self.grid, "grid")
+            levels = grid(self.schedule, num_inference_steps, **self.grid_args)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if self.final == "first":
+            levels[-1] = self.schedule.level(torch.tensor(1 / self.schedule.steps).double())
+        return levels
+
+    def initial(self, noise: Tensor) -> Tensor:
+        """Standard normal noise, scaled to what the first level expects."""
+        _, alpha, sigma = self.schedule.level(torch.ones((), dtype=torch.float64))
+        std = {"one": 1.0, "sigma": float(sigma), "marginal": math.hypot(alpha, sigma)}
+        return std[self.start] * noise
+
+    def denoiser(self, network: Network) -> Denoiser:
+        """The network's denoiser, with this Spec's clipping or thresholding."""
+        denoise = denoiser(network, self.schedule, self.prediction)
+        rederive = self.sampler != "ddim"
+        if self.thresholding:
+            return threshold(denoise, *self.thresholding, rederive=rederive)
+        return denoise if self.clip is None else clamp(denoise, self.clip, rederive)
+
+    def sample(
+        self,
+        network: Network,
+        x: Tensor,
+        num_inference_steps: int,
+        sampler: str | None = None,
+        noise: Noise | None = None,
+        levels: Sequence[Level] | None = None,
+        wrap: Callable[[Denoiser], Denoiser] | None = None,
+        **options: Any,
+    ) -> Iterator[Tensor]:
+        """Yield x after each step, from x at the first level.
+
+        `levels` replaces the grid's; `wrap` turns the denoiser into another one (steering,
+        inpainting); `options` and another `sampler` replace this Spec's own.
+        """
+        name = sampler or self.sampler
+        solve = _named(SAMPLERS, name, "sampler")
+        options = {**(self.sampler_args if name == self.sampler else {}), **options}
+        if levels is None:
+            levels = self.levels(num_inference_steps)
+            if name == self.sampler == "ddim" and self.grid in ("leading", "trailing", "linspace"):
+                options.setdefault("targets", self._ddim_targets(levels, num_inference_steps))
+        denoise = self.denoiser(network)
+        return solve(wrap(denoise) if wrap else denoise, x, levels, noise=noise, **options)
+
+    def _ddim_targets(self, levels: Sequence[Level], n: int) -> list[Level]:
+        """diffusers' DDIM steps from t to t - N//n, also where the next step starts elsewhere."""
+        steps = self.schedule.steps
+        targets = []
+        for level in levels[:-1]:
+            index = (level.t * steps - 1).round() - steps // n
+            targets.append(self.schedule.level((index + 1) / steps) if index >= 0 else levels[-1])
+        return targets
+
+    @classmethod
+    def from_diffusion_config(
+        cls, config: Any, grid: str = "trailing", sampler: str = "ddim"
+    ) -> "Spec":
+        """The Spec of a DiffusionConfig, with the conventions of the diffusers class it exports to.
+
+        Raises UserError for unknown names and for ε-prediction with zero terminal SNR.
+        """
+        _named(SAMPLERS, sampler, "sampler")
+        _named(GRIDS, grid, "grid")
+        flow = config.schedule == "flow"
+        export = class_of(sampler, flow)
+        spaced = ("flow", {}) if flow and grid == "trailing" else spacing(export, grid, 1)
+        learned = config.learned_variance and sampler == "ddpm"
+        return cls(
+            schedule_name=config.schedule,
+            schedule_args=dict(config.schedule_args),
+            prediction_name=config.prediction,
+            prediction_args=dict(getattr(config, "prediction_args", {})),
+            sampler="ddim" if flow and sampler == "euler" else sampler,
+            sampler_args={"variance": "learned"} if learned else {},
+            grid=spaced[0],
+            grid_args=spaced[1],
+            learned_variance=config.learned_variance,
+            start="marginal" if config.schedule == "ve" else "one" if flow else start(export, grid),
+        )._checked()
+
+    @classmethod
+    def from_diffusers(cls, config: Mapping[str, Any]) -> "Spec":
+        """Read a diffusers scheduler config; a missing key takes its class's default.
+
+        Raises UserError naming the class, or the first key whose value is not implemented.
+        """
+        return cls(**read_scheduler(config), source=dict(config))._checked()
+
+    def to_diffusers(self) -> Options:
+        """The scheduler config with which stock diffusers gives the same samples.
+
+        The dict it was read from, where nothing changed since; else one written anew, and only if
+        reading it back gives this Spec. Raises UserError naming what diffusers cannot express.
+        """
+        if self.source is not None and Spec.from_diffusers(self.source) == self:
+            return dict(self.source)
+        config = write_scheduler(asdict(self), self.schedule)
+        back = Spec.from_diffusers(config)
+        for f in fields(self):
+            mine, read = getattr(self, f.name), getattr(back, f.name)
+            if f.name not in ("schedule_name", "schedule_args", "source") and mine != read:
+                raise UserError(
+                    f"diffusers' {config['_class_name']} cannot express {f.name}={mine!r} (it "
+                    f"reads back as {read!r}), so this model cannot be exported as it is"
+                )
+        t = torch.linspace(0, 1, 11, dtype=torch.float64)
+        assert torch.allclose(self.schedule.level(t).alpha, back.schedule.level(t).alpha, atol=1e-3)
+        return config
+
+    def _checked(self) -> "Spec":
+        try:
+            check(self.schedule, self.prediction)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        return self

@@ -1,0 +1,79 @@
+"""diffusers' own sampling loops in float64, as oracles for ours."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from ldm.scheduler_config import Spec
+
+Network = Callable[[Tensor, float], Tensor]  # (x, label) -> F
+
+
+def network(shape: tuple[int, ...], seed: int = 0, channels: int | None = None) -> Network:
+    """A smooth non-linear function of x and of the label, so that a wrong label is seen."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = channels or shape[1]
+    mix = (
+        torch.randn(channels, shape[1], generator=generator, dtype=torch.float64) / shape[1] ** 0.5
+    )
+    bias = torch.randn(channels, *shape[2:], generator=generator, dtype=torch.float64)
+
+    def f(x: Tensor, label: float) -> Tensor:
+        mixed = torch.einsum("oc,bc...->bo...", mix.to(x), x)
+        return (mixed + label / 500 * bias.to(x)).tanh()
+
+    return f
+
+
+def draws(shape: tuple[int, ...], count: int, seed: int = 1) -> list[Tensor]:
+    """The standard normal draws that both loops use, one for each step."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+def exact_tables(scheduler: Any, spec: Spec) -> None:
+    """Give a diffusers scheduler our float64 table in place of its float32 one."""
+    bar = spec.schedule.alphas_cumprod.clone()
+    scheduler.alphas_cumprod = bar
+    scheduler.alphas = bar / torch.cat([bar.new_ones(1), bar[:-1]])
+    scheduler.betas = 1 - scheduler.alphas
+    if hasattr(scheduler, "final_alpha_cumprod"):
+        one = scheduler.config.set_alpha_to_one
+        scheduler.final_alpha_cumprod = bar.new_ones(()) if one else bar[0]
+    if hasattr(scheduler, "one"):
+        scheduler.one = bar.new_ones(())
+
+
+def diffusers_loop(
+    config: dict[str, Any], net: Network, noise: Tensor, steps: int, z: list[Tensor], **step: Any
+) -> Tensor:
+    """The loop of a stock pipeline: scale, predict, step; `z[i]` is the draw of step i."""
+    config = dict(config)
+    scheduler = getattr(diffusers, config.pop("_class_name")).from_config(config)
+    spec = Spec.from_diffusers({"_class_name": type(scheduler).__name__, **config})
+    if hasattr(spec.schedule, "alphas_cumprod") and not config.get("use_flow_sigmas"):
+        exact_tables(scheduler, spec)
+    scheduler.set_timesteps(steps)
+    x = noise * scheduler.init_noise_sigma
+    for i, t in enumerate(scheduler.timesteps):
+        module = __import__(type(scheduler).__module__, fromlist=["randn_tensor"])
+        if hasattr(module, "randn_tensor"):  # every draw of this step is z[i]
+            module.randn_tensor = lambda *_, i=i, **__: z[i]
+        out = net(scheduler.scale_model_input(x, t), float(t))
+        x = scheduler.step(out, t, x, return_dict=False, **step)[0]
+    return x
+
+
+def our_loop(spec: Spec, net: Network, noise: Tensor, steps: int, z: list[Tensor], **options: Any):
+    """The same samples by our Spec."""
+
+    def call(x: Tensor, level: Any) -> Tensor:
+        return net(x, float(spec.schedule.label(level.t)))
+
+    x = spec.initial(noise)
+    for x in spec.sample(call, x, steps, noise=lambda i: z[i], **options):  # noqa: B007
+        pass
+    return x
