@@ -1,18 +1,11 @@
 """What a data set is to the rest of the project: an indexed sequence of captioned images."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 from PIL import Image
-
-
-class Example(NamedTuple):
-    """One captioned image; no caption at all means that it trains unconditionally."""
-
-    image: Image.Image  # RGB, upright
-    captions: tuple[str, ...]
-    label: int | None
-    name: str
 
 
 class BadImage(Exception):
@@ -26,18 +19,29 @@ class BadImage(Exception):
         return f"{self.name}: {self.reason}"
 
 
+class Example(NamedTuple):
+    """One captioned image; no caption at all means that it trains unconditionally."""
+
+    image: Image.Image  # RGB, upright
+    captions: tuple[str, ...]
+    label: int | None
+    name: str
+
+
 class Source(ABC):
     """Captioned images by index; everything but the image is known without decoding one."""
 
     label_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()  # what the user should know, a sentence each
+    trusted = False  # whether its images cannot be bad
     fingerprint: str  # a hash of which images these are, and in which order
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def __getitem__(self, index: int) -> Example:
-        """The decoded example; raises BadImage."""
+    def image(self, index: int) -> Image.Image:
+        """The decoded image, RGB and upright; raises BadImage."""
 
     @abstractmethod
     def captions(self, index: int) -> tuple[str, ...]: ...
@@ -47,3 +51,72 @@ class Source(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str: ...
+
+    def __getitem__(self, index: int) -> Example:
+        """Everything about one example; raises BadImage."""
+        return Example(self.image(index), self.captions(index), self.label(index), self.name(index))
+
+
+class _Over(Source):
+    """A source seen through another."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.label_names, self.trusted = source.label_names, source.trusted
+        self.notes, self.fingerprint = source.notes, source.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def image(self, index: int) -> Image.Image:
+        return self.source.image(index)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self.source.captions(index)
+
+    def label(self, index: int) -> int | None:
+        return self.source.label(index)
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+
+class Subset(_Over):
+    """Some examples of a source, in the order of `indices`."""
+
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        super().__init__(source)
+        self.indices = list(indices)
+        key = repr((source.fingerprint, self.indices)).encode()
+        self.fingerprint = blake2b(key, digest_size=16).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> Image.Image:
+        return self.source.image(self.indices[index])
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self.source.captions(self.indices[index])
+
+    def label(self, index: int) -> int | None:
+        return self.source.label(self.indices[index])
+
+    def name(self, index: int) -> str:
+        return self.source.name(self.indices[index])
+
+
+class CaptionedByLabel(_Over):
+    """A source whose caption is the name of its class."""
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        label = self.source.label(index)
+        names = self.label_names
+        return () if label is None or names is None else (names[label],)
+
+
+class Captionless(_Over):
+    """A source whose captions do not matter."""
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return ()

@@ -1,0 +1,93 @@
+"""Batches of pixels and captions for one process, decoded by workers."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ldm.data.captions import choose_caption
+from ldm.data.example import Source
+from ldm.data.order import Slot
+from ldm.data.transform import normalise, to_pixels
+from ldm.errors import UserError
+from ldm.keyed import generator, uniform
+
+
+class PixelOptions(Protocol):
+    """What is read of ldm.training.config.DataConfig."""
+
+    @property
+    def resolution(self) -> int: ...
+    @property
+    def crop(self) -> str: ...
+    @property
+    def flip(self) -> bool: ...
+
+
+class Item(TypedDict):
+    pixels: Tensor  # float32 (3, R, R) in [-1, 1]
+    caption: str | None
+    label: int | None
+    slot: int
+    index: int
+
+
+class Batch(TypedDict):
+    pixels: Tensor  # float32 (B, 3, R, R) in [-1, 1]
+    caption: list[str | None]
+    label: list[int | None]
+    slot: list[int]
+    index: list[int]
+
+
+class ImageDataset(Dataset):
+    """Training examples by slot: crop, mirroring and caption are keyed by (seed, step, slot)."""
+
+    def __init__(self, source: Source, config: PixelOptions, seed: int) -> None:
+        if config.crop not in ("center", "random"):
+            raise UserError(f"data.crop={config.crop} is not one of center, random")
+        self.source, self.seed = source, seed
+        self.resolution, self.crop, self.flip = config.resolution, config.crop, config.flip
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, slot: Slot) -> Item:
+        key = (self.seed, slot.step, slot.slot)
+        example = self.source[slot.index]
+        pixels = to_pixels(
+            example.image,
+            self.resolution,
+            self.crop,
+            self.flip and uniform(*key, "flip") < 0.5,
+            generator(*key, "crop"),
+        )
+        caption = choose_caption(example.captions, *key)
+        return Item(
+            pixels=normalise(pixels),
+            caption=caption,
+            label=example.label,
+            slot=slot.slot,
+            index=slot.index,
+        )
+
+
+def collate(items: list[Item]) -> Batch:
+    """Stack the pixels; everything else is a list."""
+    lists: dict[str, Any] = {key: [item[key] for item in items] for key in Item.__annotations__}  # type: ignore[literal-required]
+    return Batch(**{**lists, "pixels": torch.stack(lists["pixels"])})  # type: ignore[typeddict-item]
+
+
+def image_loader(
+    dataset: ImageDataset, slots: Iterable[list[Slot]], workers: int = 0
+) -> DataLoader:
+    """A loader that gives one collated micro-batch for each list of `slots`."""
+    return DataLoader(
+        dataset,
+        batch_sampler=slots,  # type: ignore[arg-type]  # any iterable of lists will do
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+    )

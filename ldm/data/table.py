@@ -1,0 +1,106 @@
+"""A table of images and columns, whatever it is stored in, becomes a source."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from ldm.data.captions import read_captions
+from ldm.data.columns import caption_column, label_column
+from ldm.data.decoding import decode
+from ldm.data.example import Source
+
+Needs = Literal["caption", "label", "nothing"]
+
+
+class Table(ABC):
+    """Rows of named columns, with one encoded image each."""
+
+    where: str  # what a message calls it
+    columns: Sequence[str]  # without the image
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+    class_column: str | None = None  # the one that is typed as a class
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def encoded(self, index: int) -> str | Path | bytes:
+        """The image's file or its bytes."""
+
+    @abstractmethod
+    def name(self, index: int) -> str: ...
+
+    @abstractmethod
+    def values(self, column: str) -> Sequence[Any]: ...
+
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """What the numbers of a class column mean, where that is stored."""
+        return None
+
+
+class TableSource(Source):
+    """The captioned images of a table."""
+
+    def __init__(self, table: Table, caption: str | None, label: str | None, needs: Needs) -> None:
+        self.table = table
+        columns, where = table.columns, table.where
+        self.label_column = label_column(
+            columns, label, where, needs == "label", table.class_column
+        )
+        self.caption_column = caption_column(
+            columns, caption, where, needs == "caption", self.label_column
+        )
+        self.fingerprint, self.notes = table.fingerprint, table.notes
+        self._captions: list[tuple[str, ...]] | None = None
+        if self.caption_column and needs == "caption":
+            self._captions = [read_captions(v) for v in table.values(self.caption_column)]
+            self._note(
+                sum(not captions for captions in self._captions),
+                f"captions in column {self.caption_column!r} of {where} are empty, missing or not "
+                "text: these images train unconditionally",
+            )
+        self._labels: list[int | None] | None = None
+        if self.label_column:
+            self._read_labels(self.label_column)
+            if needs == "label":
+                self._note(
+                    sum(number is None for number in self._labels or ()),
+                    f"classes in column {self.label_column!r} of {where} are missing: "
+                    "these images train unconditionally",
+                )
+
+    def _note(self, count: int, fact: str) -> None:
+        if count:
+            self.notes = (*self.notes, f"{count} of {len(self.table)} {fact}")
+
+    def _read_labels(self, column: str) -> None:
+        values = self.table.values(column)
+        names = self.table.class_names(column)
+        if names is not None:
+            self._labels = [v if isinstance(v, int) and v >= 0 else None for v in values]
+        else:
+            present = {v for v in values if isinstance(v, str | int) and v != ""}
+            # numbers in their own order, not in that of their digits
+            names = tuple(str(v) for v in sorted(present, key=lambda v: (isinstance(v, str), v)))
+            number: dict[str, int] = {name: k for k, name in enumerate(names)}
+            self._labels = [number.get(str(v)) if v is not None else None for v in values]
+        self.label_names = names
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def image(self, index: int) -> Image.Image:
+        return decode(self.table.encoded(index), self.name(index))
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self._captions[index] if self._captions is not None else ()
+
+    def label(self, index: int) -> int | None:
+        return self._labels[index] if self._labels is not None else None
+
+    def name(self, index: int) -> str:
+        return self.table.name(index)
