@@ -77,11 +77,11 @@ def ddpm(
         x = step(estimate, b, small.sqrt())
         if b.sigma > 0:
             assert noise is not None
-            x = x + _spread(estimate, small, large, variance) * noise(i)
+            x = x + spread(estimate, small, large, variance) * noise(i)
         yield x
 
 
-def _spread(estimate: Estimate, small: Tensor, large: Tensor, variance: str) -> Tensor:
+def spread(estimate: Estimate, small: Tensor, large: Tensor, variance: str) -> Tensor:
     """The reverse step's standard deviation."""
     if variance == "learned":
         if estimate.var is None:
