@@ -74,6 +74,5 @@ def our_loop(spec: Spec, net: Network, noise: Tensor, steps: int, z: list[Tensor
         return net(x, float(spec.schedule.label(level.t)))
 
     x = spec.initial(noise)
-    for x in spec.sample(call, x, steps, noise=lambda i: z[i], **options):  # noqa: B007
-        pass
+    *_, x = spec.sample(call, x, steps, noise=lambda i: z[i], **options)
     return x

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.plane import Level, clean
-from ldm.diffusion.schedules import Discrete, Schedule, interpolate
+from ldm.diffusion.schedules import Schedule, interpolate
 
 Grid = Callable[..., list[Level]]  # (schedule, n, **options) -> n + 1 levels
 
@@ -23,10 +23,8 @@ def _count(schedule: Schedule, n: int, extra: int = 0) -> int:
 
 
 def _visit(schedule: Schedule, index: Tensor) -> list[Level]:
-    """The levels at table positions `index`, rounded to entries where the schedule is a table."""
-    if isinstance(schedule, Discrete):
-        index = index.round()
-    return [*split(schedule.level((index + 1) / schedule.steps)), clean()]
+    """The levels at the nearest table positions, which label continuous schedules too."""
+    return [*split(schedule.level((index.round() + 1) / schedule.steps)), clean()]
 
 
 def leading(schedule: Schedule, n: int, offset: int = 0, extra: int = 0) -> list[Level]:
@@ -43,9 +41,7 @@ def trailing(schedule: Schedule, n: int) -> list[Level]:
     """Every (N/n)-th entry from the noisiest down (Lin et al. 2023, table 2)."""
     n = _count(schedule, n)
     index = schedule.steps - torch.arange(n, dtype=torch.float64) * (schedule.steps / n)
-    if isinstance(schedule, Discrete):
-        index = index.round()
-    return _visit(schedule, index - 1)
+    return _visit(schedule, index.round() - 1)
 
 
 def linspace(schedule: Schedule, n: int, extra: int = 0) -> list[Level]:
