@@ -1,4 +1,4 @@
-"""The score view: an estimate as ∇ log q(x_t), and the SDE whose marginals a schedule's levels are."""
+"""The score view: an estimate as ∇ log q(x_t), a schedule as the SDE with its marginals."""
 
 import torch
 from torch import Tensor
@@ -24,9 +24,9 @@ def tweedie(x: Tensor, score: Tensor, level: Level) -> Estimate:
 def sde(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     """Drift f and diffusion g of dx = f·x dt + g dw, for t strictly inside (0, 1).
 
-    f = (log α)′ and g² = -σ²·λ′ (VDM, Kingma et al. 2021, eq. 19 of appendix): the only SDE
-    with these marginals. On `vp`, `ve` and `sub_vp` they are Song et al. 2021, eq. 9, 11 and 12. A
-    table is differentiated between its entries.
+    The linear SDE with the schedule's marginals: f = (log α)′, g² = (σ²)′ - 2fσ² = -σ²·λ′
+    (DPM-Solver, Lu et al. 2022, section 2). On `ve`, `vp` and `sub_vp` these are the three of Song
+    et al. 2021, eq. 9, 11 and 12. A table is differentiated between its entries.
     """
 
     def logs(t: Tensor) -> tuple[Tensor, Tensor]:
