@@ -50,7 +50,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _from_deep(np.asarray(image), image.mode)
     if image.mode == "LAB":
         spaces = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, *spaces, outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, *spaces, outputMode="RGB")
+        assert converted is not None  # it is only where the conversion is in place
+        return converted
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)  # La has no way to RGBA
         layer = image.convert(straight).convert("RGBA")

@@ -4,12 +4,10 @@ truth(index) -> Flower -> draw(flower, resolution), captions(flower)
 petal_colour(image), petal_count(image)                 # read back from pixels alone
 """
 
-from hashlib import blake2b
-
 from PIL import Image
 
 from ldm.data.drawing import draw
-from ldm.data.example import Source
+from ldm.data.example import Source, digest
 from ldm.data.flower import BACKGROUNDS, CENTRES, COUNTS, PETALS, Flower, captions, truth
 from ldm.data.measure import petal_colour, petal_count
 
@@ -39,8 +37,8 @@ class DrawnFlowers(Source):
 
     def __init__(self, size: int, resolution: int, start: int = 0) -> None:
         self.size, self.resolution, self.start = size, resolution, start
-        key = f"drawn {VERSION} {start} {size} {resolution}"
-        self.fingerprint = blake2b(key.encode(), digest_size=16).hexdigest()
+        self.image_fingerprint = digest("drawn", VERSION, start, size, resolution)
+        self.fingerprint = digest("captioned", self.image_fingerprint)
 
     def __len__(self) -> int:
         return self.size

@@ -34,7 +34,8 @@ class Source(ABC):
     label_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()  # what the user should know, a sentence each
     trusted = False  # whether its images cannot be bad
-    fingerprint: str  # a hash of which images these are, and in which order
+    image_fingerprint: str  # a hash of which images these are, and in which order
+    fingerprint: str  # the same, with their captions and labels
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -57,13 +58,19 @@ class Source(ABC):
         return Example(self.image(index), self.captions(index), self.label(index), self.name(index))
 
 
+def digest(*parts: object) -> str:
+    """A fingerprint of values that have a stable repr."""
+    return blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
 class _Over(Source):
     """A source seen through another."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.label_names, self.trusted = source.label_names, source.trusted
-        self.notes, self.fingerprint = source.notes, source.fingerprint
+        self.notes, self.image_fingerprint = source.notes, source.image_fingerprint
+        self.fingerprint = digest(type(self).__name__, source.fingerprint)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -87,8 +94,8 @@ class Subset(_Over):
     def __init__(self, source: Source, indices: Sequence[int]) -> None:
         super().__init__(source)
         self.indices = list(indices)
-        key = repr((source.fingerprint, self.indices)).encode()
-        self.fingerprint = blake2b(key, digest_size=16).hexdigest()
+        self.image_fingerprint = digest(source.image_fingerprint, self.indices)
+        self.fingerprint = digest(source.fingerprint, self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)

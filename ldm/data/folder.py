@@ -11,10 +11,8 @@ from ldm.data.columns import FILES, find, listed
 from ldm.data.table import Table
 from ldm.errors import UserError
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-    + (".ppm", ".pgm", ".avif", ".jp2")
-)
+RASTERS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = frozenset((*RASTERS, ".ppm", ".pgm", ".avif", ".jp2"))
 
 
 def images_in(folder: Path) -> Iterator[Path]:

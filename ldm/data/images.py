@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from ldm.data.captions import choose_caption
 from ldm.data.example import Source
 from ldm.data.order import Slot
-from ldm.data.transform import normalise, to_pixels
+from ldm.data.pixels import normalise, to_pixels
 from ldm.errors import UserError
 from ldm.keyed import generator, uniform
 

@@ -10,7 +10,7 @@ from PIL import Image
 from ldm.data.captions import read_captions
 from ldm.data.columns import caption_column, label_column
 from ldm.data.decoding import decode
-from ldm.data.example import Source
+from ldm.data.example import Source, digest
 
 Needs = Literal["caption", "label", "nothing"]
 
@@ -20,7 +20,7 @@ class Table(ABC):
 
     where: str  # what a message calls it
     columns: Sequence[str]  # without the image
-    fingerprint: str
+    fingerprint: str  # of the images alone
     notes: tuple[str, ...] = ()
     class_column: str | None = None  # the one that is typed as a class
 
@@ -54,7 +54,7 @@ class TableSource(Source):
         self.caption_column = caption_column(
             columns, caption, where, needs == "caption", self.label_column
         )
-        self.fingerprint, self.notes = table.fingerprint, table.notes
+        self.image_fingerprint, self.notes = table.fingerprint, table.notes
         self._captions: list[tuple[str, ...]] | None = None
         if self.caption_column and needs == "caption":
             self._captions = [read_captions(v) for v in table.values(self.caption_column)]
@@ -68,10 +68,12 @@ class TableSource(Source):
             self._read_labels(self.label_column)
             if needs == "label":
                 self._note(
-                    sum(number is None for number in self._labels or ()),
+                    (self._labels or []).count(None),
                     f"classes in column {self.label_column!r} of {where} are missing: "
                     "these images train unconditionally",
                 )
+
+        self.fingerprint = digest(table.fingerprint, self._captions, self._labels, self.label_names)
 
     def _note(self, count: int, fact: str) -> None:
         if count:
@@ -88,7 +90,7 @@ class TableSource(Source):
             names = tuple(str(v) for v in sorted(present, key=lambda v: (isinstance(v, str), v)))
             number: dict[str, int] = {name: k for k, name in enumerate(names)}
             self._labels = [number.get(str(v)) if v is not None else None for v in values]
-        self.label_names = names
+        self.label_names = names or None
 
     def __len__(self) -> int:
         return len(self.table)

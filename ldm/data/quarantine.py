@@ -1,0 +1,89 @@
+"""Bad images are found once, before training, named in a list and left out."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ldm.data.example import BadImage, Source, Subset
+from ldm.errors import UserError
+
+TOLERATED = 0.01  # the share of bad images beyond which something else must be wrong
+CHUNK = 256  # images that are under way at once: none of them is kept
+
+
+def _is_bad(source: Source, index: int) -> str | None:
+    try:
+        source.image(index)
+    except BadImage as bad:
+        return bad.reason
+    return None
+
+
+def _decode_all(source: Source) -> dict[int, str]:
+    """The bad indices and why; threads, as Pillow decodes outside the interpreter's lock."""
+    bad: dict[int, str] = {}
+    with (
+        ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool,
+        tqdm(total=len(source), desc="checking images", unit="img", leave=False) as bar,
+    ):
+        for start in range(0, len(source), CHUNK):
+            chunk = range(start, min(start + CHUNK, len(source)))
+            reasons = pool.map(lambda index: _is_bad(source, index), chunk)
+            bad.update((i, why) for i, why in zip(chunk, reasons, strict=True) if why is not None)
+            bar.update(len(chunk))
+    return bad
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)
+
+
+def checked(source: Source, folder: Path) -> Source:
+    """A source without its bad images, each of which is decoded once to know.
+
+    They are named in folder/quarantine.jsonl, and the result is remembered in folder/checked.json
+    until the images change. Raises UserError where more than 1 % are bad; so in a set of fewer
+    than 100 images a single bad one has to be repaired or removed.
+    """
+    if source.trusted or not len(source):
+        return source
+    memory = folder / "checked.json"
+    bad = _remembered(memory, source.image_fingerprint)
+    if bad is None:
+        bad = _decode_all(source)
+        names = [{"name": source.name(i), "reason": why} for i, why in sorted(bad.items())]
+        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in names)
+        _write(folder / "quarantine.jsonl", lines)
+        known = {"images": source.image_fingerprint, "bad": sorted(bad.items())}
+        _write(memory, json.dumps(known))
+    if len(bad) > TOLERATED * len(source):
+        first, why = min(bad.items())
+        raise UserError(
+            f"{len(bad)} of {len(source)} images cannot be used, which is over {TOLERATED:.0%}; "
+            f"the first is {source.name(first)} ({why}), all are named in "
+            f"{folder / 'quarantine.jsonl'}: repair or remove them"
+        )
+    if not bad:
+        return source
+    sound = Subset(source, [i for i in range(len(source)) if i not in bad])
+    sound.notes = (
+        *source.notes,
+        f"{len(bad)} of {len(source)} images cannot be used and are left out; they are named in "
+        f"{folder / 'quarantine.jsonl'}",
+    )
+    return sound
+
+
+def _remembered(memory: Path, fingerprint: str) -> dict[int, str] | None:
+    """What was found when these very images were last decoded."""
+    try:
+        known = json.loads(memory.read_text("utf-8"))
+        return dict(known["bad"]) if known["images"] == fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
