@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ldm.diffusion.learned import Learned
 from ldm.diffusion.plane import Level
 
 ZERO_SNR_FLOOR = 2.0**-24  # stands in for ᾱ = 0 where a logarithm is needed
@@ -232,6 +233,42 @@ class VE(Continuous):
         return self.level(t).sigma.log() / 4
 
 
+@dataclass(frozen=True)
+class VP(Continuous):
+    """Variance preserving: α = exp(-½∫β), β linear in t, σ² = 1 - α² (Song et al. 2021, app. C)."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def _integral(self, t: Tensor) -> Tensor:
+        """∫β from 0 to t."""
+        return self.beta_min * t + (self.beta_max - self.beta_min) / 2 * t**2
+
+    def _inverse(self, integral: Tensor) -> Tensor:
+        integral = integral.clamp(max=(self.beta_min + self.beta_max) / 2)
+        root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).sqrt()
+        return 2 * integral / (self.beta_min + root)
+
+    def level(self, t: Tensor) -> Level:
+        integral = self._integral(t)
+        return Level(t, (-integral / 2).exp(), (-(-integral).expm1()).sqrt())
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return self._inverse(torch.nn.functional.softplus(-log_snr, threshold=math.inf))
+
+
+@dataclass(frozen=True)
+class SubVP(VP):
+    """The sub-VP SDE's path: VP's α with σ = 1 - α² (Song et al. 2021, app. C)."""
+
+    def level(self, t: Tensor) -> Level:
+        integral = self._integral(t)
+        return Level(t, (-integral / 2).exp(), -(-integral).expm1())
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return self._inverse(2 * (0.5 * (-log_snr / 2).exp()).asinh())
+
+
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": linear,
     "scaled_linear": scaled_linear,
@@ -241,4 +278,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "continuous_cosine": Cosine,
     "flow": Flow,
     "ve": VE,
+    "vp": VP,
+    "sub_vp": SubVP,
+    "learned": Learned,
 }

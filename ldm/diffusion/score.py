@@ -33,7 +33,7 @@ def sde(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         level = schedule.level(t)
         return level.alpha.log(), level.log_snr
 
-    _, (drift, rate) = torch.func.jvp(logs, (t,), (torch.ones_like(t),))
+    drift, rate = torch.func.jvp(logs, (t,), (torch.ones_like(t),))[1]
     return drift, schedule.level(t).sigma * (-rate).sqrt()
 
 
