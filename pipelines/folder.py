@@ -1,0 +1,198 @@
+"""Pipeline folders: read any Stable Diffusion 1 or 2, write what stock diffusers reads."""
+
+import json
+from dataclasses import asdict, dataclass
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+
+from ldm.errors import UserError
+from ldm.scheduler_config import Spec
+
+if TYPE_CHECKING:
+    from pipelines.base import LatentPipeline
+
+DEFAULTS_FILE = "ldm.json"  # stock diffusers neither reads nor misses it
+# The same parts under another class; an inpainting U-Net has more input channels and is told so.
+CLASSES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+)
+
+
+@dataclass(frozen=True)
+class StockDefaults:
+    """What StableDiffusionPipeline's call takes where it is not told."""
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+
+
+STOCK_DEFAULTS = StockDefaults()
+
+
+def load(
+    name: str | Path,
+    *,
+    dtype: torch.dtype,
+    variant: str | None,
+    revision: str | None,
+    token: str | None,
+) -> tuple[Any, Any, Any, Any, Spec, StockDefaults]:
+    """(vae, unet, tokenizer, text_encoder, spec, defaults) of a run, folder or Hub name."""
+    place = Path(name)
+    if not (place / "model_index.json").is_file() and (place / "pipeline").is_dir():
+        place = place / "pipeline"
+    source = str(place) if place.is_dir() else str(name)
+    if place.is_dir() and not (place / "model_index.json").is_file():
+        raise UserError(f"{source} holds no pipeline: there is no model_index.json in it")
+    hub = {"revision": revision, "token": token}
+    try:
+        kind = StableDiffusionPipeline.load_config(source, **hub)["_class_name"]
+        if kind not in CLASSES:
+            raise UserError(f"{source} is a {kind}; this reads {' and '.join(CLASSES[:1])} folders")
+        scheduler = DDIMScheduler.load_config(source, subfolder="scheduler", **hub)
+        stock = StableDiffusionPipeline.from_pretrained(
+            source,
+            dtype=dtype,
+            variant=variant,
+            use_safetensors=True,
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+            requires_safety_checker=False,
+            **hub,
+        )
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{source} cannot be loaded as a pipeline: {reason}") from None
+    spec = Spec.from_diffusers(as_stock_reads(scheduler))
+    defaults = _defaults(place, source, hub)
+    return stock.vae, stock.unet, stock.tokenizer, stock.text_encoder, spec, defaults
+
+
+def _defaults(place: Path, source: str, hub: dict[str, Any]) -> StockDefaults:
+    try:
+        path = place / DEFAULTS_FILE
+        if not place.is_dir():
+            path = Path(hf_hub_download(source, DEFAULTS_FILE, **hub))
+        return StockDefaults(**json.loads(path.read_text()))
+    except (FileNotFoundError, EntryNotFoundError, LocalEntryNotFoundError):
+        return STOCK_DEFAULTS
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}/{DEFAULTS_FILE} cannot be read: {error}") from None
+
+
+def as_stock_reads(config: dict[str, Any]) -> dict[str, Any]:
+    """A scheduler config as StableDiffusionPipeline takes it, which rewrites two of its keys.
+
+    Whatever the file says, latents are not clipped and grids are offset by 1.
+    """
+    scheduler = getattr(diffusers, str(config.get("_class_name")), None)
+    accepted = signature(scheduler).parameters if scheduler else ()
+    rewritten = {"clip_sample": False, "steps_offset": 1}
+    return dict(config) | {key: rewritten[key] for key in rewritten if key in accepted}
+
+
+def refuse_misfits(vae: Any, unet: Any, tokenizer: Any, text_encoder: Any) -> None:
+    """Raise UserError, in a sentence, where the parts cannot work together."""
+    width, context = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    if getattr(unet.config, "encoder_hid_dim", None) is not None:
+        context = unet.config.encoder_hid_dim
+    channels, latents = unet.config.in_channels, vae.config.latent_channels
+    if width != context:
+        raise UserError(
+            f"the text encoder is {width} wide and the U-Net attends to {context}: "
+            "they are not of the same model"
+        )
+    if channels != latents:
+        hint = "; it is an inpainting U-Net" if channels == 2 * latents + 1 else ""
+        raise UserError(
+            f"the U-Net takes {channels} channels and the autoencoder has {latents}{hint}"
+        )
+    if unet.config.out_channels not in (latents, 2 * latents):
+        raise UserError(
+            f"the U-Net gives {unet.config.out_channels} channels, and {latents} latent channels "
+            f"need {latents}, or {2 * latents} with a learned variance"
+        )
+    for key in (
+        "class_embed_type",
+        "addition_embed_type",
+        "num_class_embeds",
+        "time_cond_proj_dim",
+    ):
+        if getattr(unet.config, key, None) is not None:
+            raise UserError(f"this U-Net wants an input that is no prompt ({key}): not supported")
+    if len(tokenizer) > text_encoder.config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens and the text encoder knows "
+            f"{text_encoder.config.vocab_size}: they are not of the same model"
+        )
+    positions = getattr(text_encoder.config, "max_position_embeddings", None)
+    if positions is not None and tokenizer.model_max_length > positions:
+        raise UserError(
+            f"the tokenizer's prompts are {tokenizer.model_max_length} tokens long and the text "
+            f"encoder reads {positions}: set model_max_length in tokenizer_config.json"
+        )
+
+
+def save(pipeline: "LatentPipeline", folder: Path, variant: str | None) -> None:
+    """Write `pipeline` as StableDiffusionPipeline would; transformers 4 and 5 both read it."""
+    config = pipeline.spec.to_diffusers()
+    written = as_stock_reads(config)
+    if Spec.from_diffusers(written) != Spec.from_diffusers(config):
+        raise UserError(
+            "stock pipelines neither clip latents nor offset their grids by other than 1, and this "
+            "scheduler does: it would sample differently there, so it is not exported"
+        )
+    scheduler = getattr(diffusers, config["_class_name"]).from_config(written)
+    stock: Any = StableDiffusionPipeline(
+        **pipeline.components,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
+    )
+    stock.save_pretrained(folder, safe_serialization=True, variant=variant)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+    defaults = {k: getattr(pipeline.defaults, k) for k in asdict(STOCK_DEFAULTS)}
+    (folder / DEFAULTS_FILE).write_text(json.dumps(defaults, indent=2) + "\n")
+    _for_transformers_4(folder, pipeline.tokenizer)
+
+
+def _for_transformers_4(folder: Path, tokenizer: Any) -> None:
+    """Rewrite what transformers 4 would misread, in ways that transformers 5 reads alike.
+
+    It looks for a CLIP text model's weights under `text_model.` (and warns, and goes on with random
+    ones, where they are not), for CLIP's byte pairs in two files of their own, and for fast
+    tokenizers under another class name.
+    """
+    for weights in (folder / "text_encoder").glob("model*.safetensors"):
+        tensors = load_file(weights)
+        if "embeddings.token_embedding.weight" in tensors:
+            prefixed = {f"text_model.{key}": tensor for key, tensor in tensors.items()}
+            save_file(prefixed, weights, metadata={"format": "pt"})
+    model = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
+    if model["type"] == "BPE":
+        (folder / "tokenizer" / "vocab.json").write_text(
+            json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8"
+        )
+        pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+        (folder / "tokenizer" / "merges.txt").write_text(
+            "\n".join(["#version: 0.2", *pairs]) + "\n", encoding="utf-8"
+        )
+    for path in (folder / "model_index.json", folder / "tokenizer" / "tokenizer_config.json"):
+        text = path.read_text()
+        path.write_text(text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))

@@ -1,0 +1,74 @@
+"""Tiny pipelines: this project's own, and stock Stable Diffusion folders."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from ldm.conditioning import build_conditioner
+from ldm.config import ConditioningConfig, DiffusionConfig
+from ldm.scheduler_config import Spec
+from ldm.unet import build_unet
+from pipelines.folder import StockDefaults
+from pipelines.text_to_image import TextToImagePipeline
+
+TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+SD_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+DEFAULTS = StockDefaults(num_inference_steps=5, guidance_scale=3.0)
+
+
+def tiny_parts(kind="joint", names=("daisy", "oxeye daisy", "rose")):
+    """(vae, unet, conditioner) of 16 x 16 pixels and 8 x 8 latents, with fixed random weights."""
+    torch.manual_seed(0)
+    model = TEXT if kind == "joint" else {"hidden_size": 32}
+    conditioner = build_conditioner(ConditioningConfig(kind, model=model), names)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=16,
+    )
+    unet = build_unet(
+        {"block_out_channels": (32, 64), "layers_per_block": 1},
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        cross_attention_dim=conditioner.context_dim,
+    )
+    with torch.no_grad():  # random attention is too flat for a prompt to matter: sharpen it
+        for name, parameter in unet.named_parameters():
+            if "attn2" in name:
+                parameter.mul_(2)
+    return vae.eval(), unet.eval(), conditioner
+
+
+def tiny_pipeline(kind="joint", **spec):
+    vae, unet, conditioner = tiny_parts(kind)
+    spec = Spec.from_diffusion_config(
+        DiffusionConfig(**{k: spec.pop(k) for k in ("schedule", "prediction") if k in spec}), **spec
+    )
+    pipe = TextToImagePipeline.from_parts(vae, unet, conditioner, spec, DEFAULTS)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def stock_pipeline(scheduler, kind="joint"):
+    vae, unet, conditioner = tiny_parts(kind)
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        unet=unet,
+        tokenizer=conditioner.tokenizer,
+        text_encoder=conditioner.encoder,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline()
