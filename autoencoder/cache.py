@@ -16,16 +16,16 @@ from accelerate import PartialState
 from datasets import Dataset as Arrow
 from datasets import Features, List, Value
 from diffusers.models import AutoencoderKL
-from ldm.data.pixels import to_pixels
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from autoencoder.latents import encode_moments
-from autoencoder.model import downsampling
+from autoencoder.model import latent_shape
 from ldm import keyed
 from ldm.config import Config
 from ldm.data.example import BadImage, Source
+from ldm.data.pixels import to_pixels
 from ldm.errors import UserError
 from ldm.training.shards import (
     TensorColumn,
@@ -105,14 +105,8 @@ class LatentCache:
                 "float32 or float16"
             )
         crops = _Crops(source, config, seed)
-        channels, factor = vae.config["latent_channels"], downsampling(vae)
-        side = config.data.resolution // factor
-        if side * factor != config.data.resolution:
-            raise UserError(
-                f"data.resolution={config.data.resolution} is not a multiple of {factor}, by which "
-                "the autoencoder shrinks an image"
-            )
-        shape = (crops.views, 2 if config.data.flip else 1, 2 * channels, side, side)
+        channels, height, width = latent_shape(vae, config.data.resolution)
+        shape = (crops.views, 2 if config.data.flip else 1, 2 * channels, height, width)
         key = {
             "autoencoder": fingerprint(vae),
             "resolution": config.data.resolution,

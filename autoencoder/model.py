@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from diffusers.models import AutoencoderKL
-from torch import nn
+from torch import Tensor, nn
 
 from ldm.config import Config
 from ldm.errors import UserError
@@ -59,6 +59,18 @@ def load_autoencoder(path: str | Path) -> AutoencoderKL:
         raise UserError(f"cannot load the autoencoder {str(path)!r}: {reason}") from None
 
 
+def initial_autoencoder(config: Config) -> AutoencoderKL:
+    """What stage 1 starts from: `autoencoder.init`, or random weights of `autoencoder.model`."""
+    if config.autoencoder.path is not None:
+        raise UserError(
+            "autoencoder.path names a finished autoencoder, so there is nothing to train; to "
+            "fine-tune it, give its name as autoencoder.init instead"
+        )
+    if config.autoencoder.init is not None:
+        return load_autoencoder(config.autoencoder.init)
+    return build_autoencoder(config.autoencoder.model)
+
+
 def configured_autoencoder(config: Config) -> AutoencoderKL:
     """What stage 2 works in: `autoencoder.path`, or else what stage 1 exported into the run."""
     if config.autoencoder.path is not None:
@@ -81,13 +93,26 @@ def downsampling(vae: AutoencoderKL) -> int:
     return 2 ** (len(vae.config["block_out_channels"]) - 1)
 
 
-def last_layer(vae: AutoencoderKL) -> torch.Tensor:
+def latent_shape(vae: AutoencoderKL, resolution: int) -> tuple[int, int, int]:
+    """(C, h, w) of the latents of a square image. Raises UserError where it does not divide."""
+    side, rest = divmod(resolution, downsampling(vae))
+    if rest:
+        raise UserError(
+            f"data.resolution={resolution} is not a multiple of {downsampling(vae)}, by which the "
+            "autoencoder shrinks an image"
+        )
+    return vae.config["latent_channels"], side, side
+
+
+def last_layer(vae: AutoencoderKL) -> Tensor:
     """The weight that the reconstruction's gradients reach first."""
     return vae.decoder.conv_out.weight
 
 
 @torch.no_grad()
-def standardize(vae: AutoencoderKL, mean: Sequence[float], std: Sequence[float]) -> AutoencoderKL:
+def standardize(
+    vae: AutoencoderKL, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor
+) -> AutoencoderKL:
     """Fold z → (z − mean)/std into the encoder's last convolution, its inverse into the decoder.
 
     `mean` and `std` (C,) are of the latents as `vae` encodes them, unscaled. In place; afterwards
@@ -130,12 +155,12 @@ def standardize(vae: AutoencoderKL, mean: Sequence[float], std: Sequence[float])
     return vae
 
 
-def _float64(conv: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
+def _float64(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     assert conv.bias is not None
     return conv.weight.detach().cpu().double(), conv.bias.detach().cpu().double()
 
 
-def _assign(conv: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> None:
+def _assign(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
     assert conv.bias is not None
     conv.weight.copy_(weight)
     conv.bias.copy_(bias)

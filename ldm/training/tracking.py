@@ -27,7 +27,7 @@ class Metrics:
         temporary.write_text("".join(json.dumps(r) + "\n" for r in lines if r["step"] <= step))
         os.replace(temporary, self.path)
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, float | str]) -> None:
         """Record `values` at `step`."""
         if self.accelerator.is_main_process:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,130 @@
+"""How well an autoencoder reconstructs held-out images, in figures and in pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.models import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+
+from autoencoder.health import Posterior, Verdict, examine, report
+from autoencoder.latents import decode, encode_moments
+from autoencoder.objective import Objective
+from autoencoder.perceptual import ssim
+from ldm import keyed
+from ldm.data.example import BadImage, Source
+from ldm.data.pixels import to_pixels
+from ldm.training.run import Run
+
+MOST_PIXELS = 2**25  # of all held-out images together: 512 at 256 px
+SHOWN = 8  # images in a picture
+EXAMINED = 64  # images that the health verdicts look at
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio (B,) in dB of images (B, 3, H, W) in [−1, 1]."""
+    return 10 * torch.log10(4 / (x - y).square().flatten(1).mean(1).clamp(min=1e-10))
+
+
+def held_out_pixels(source: Source, resolution: int) -> Tensor:
+    """The first images of `source`, centre crops, uint8 (N, 3, R, R)."""
+    wanted = min(len(source), MOST_PIXELS // resolution**2)
+    crops: list[Tensor] = []
+    for i in range(len(source)):
+        if len(crops) == wanted:
+            break
+        try:
+            crops.append(to_pixels(source[i].image, resolution, "center", flip=False))
+        except BadImage:
+            continue
+    return torch.stack(crops)
+
+
+class Evaluation:
+    """Figures and pictures of a fixed set of held-out images; each process takes its share."""
+
+    def __init__(self, run: Run, source: Source, objective: Objective) -> None:
+        self.run, self.objective = run, objective
+        resolution = run.config.data.resolution
+        self.pixels = held_out_pixels(source, resolution)
+        self.batch = max(1, min(64, 2**22 // resolution**2))
+
+    def images(self, which: slice) -> Tensor:
+        return self.pixels[which].to(self.run.device).float() / 127.5 - 1
+
+    @torch.no_grad()
+    def figures(self, vae: AutoencoderKL) -> dict[str, float]:
+        """PSNR, SSIM and perceptual distance of reconstructions from the posterior's mean."""
+        accelerator = self.run.accelerator
+        totals: Tensor | float = 0.0
+        for start in range(0, len(self.pixels), self.batch * accelerator.num_processes):
+            mine = start + self.batch * accelerator.process_index
+            x = self.images(slice(mine, mine + self.batch))
+            if not len(x):
+                continue
+            y = decode(vae, encode_moments(vae, x).chunk(2, dim=1)[0]).float().clamp(-1, 1)
+            columns = [psnr(x, y), ssim(x, y)]
+            if self.objective.perceptual is not None:
+                columns.append(self.objective.perceptual(y, x))
+            totals = totals + torch.stack(columns).double().sum(1)
+        names = ["psnr", "ssim", "perceptual"]
+        if not isinstance(totals, Tensor):
+            totals = torch.zeros(3 if self.objective.perceptual is not None else 2).double()
+        means = accelerator.reduce(totals.to(self.run.device).float(), "sum") / len(self.pixels)
+        return {f"validation/{k}": v for k, v in zip(names, means.tolist(), strict=False)}
+
+    @torch.no_grad()
+    def verdicts(self, vae: AutoencoderKL) -> list[Verdict]:
+        """The health of the autoencoder and, once it learns, of its adversary."""
+        adversary = self.objective.adversary
+        alive = adversary is not None and float(adversary.weight) > 0
+        return examine(
+            vae,
+            self.images(slice(EXAMINED)),
+            adversary.discriminator if adversary is not None and alive else None,
+            float(adversary.weight) if adversary is not None and alive else None,
+        )
+
+    @torch.no_grad()
+    def picture(self, vae: AutoencoderKL) -> Image.Image:
+        """Rows: original, reconstruction, three times their difference, decoded prior noise."""
+        x = self.images(slice(SHOWN))
+        posterior = Posterior(*encode_moments(vae, x).float().chunk(2, dim=1))
+        y = decode(vae, posterior.mean).float()
+        noise = keyed.normal(posterior.mean.shape, "prior noise").to(x.device)
+        prior = posterior.channel_mean[:, None, None] + posterior.channel_std[:, None, None] * noise
+        return tiled([x, y, 3 * (y - x), decode(vae, prior).float()])
+
+    def __call__(self, step: int, vae: AutoencoderKL) -> list[Verdict]:
+        """Record figures, verdicts and a picture of `vae` as it is."""
+        figures = self.figures(vae)
+        verdicts = self.verdicts(vae)
+        record: dict[str, float | str] = {**figures}
+        for verdict in verdicts:
+            record[f"health/{verdict.name}"] = verdict.value
+            record[f"verdict/{verdict.name}"] = str(verdict)
+        self.run.metrics.log(step, record)
+        if self.run.main:
+            folder = self.run.folder / "samples"
+            folder.mkdir(parents=True, exist_ok=True)
+            self.picture(vae).save(folder / f"step_{step:07d}.png")
+            write_report(self.run.folder / "health.txt", figures, verdicts)
+        said = ", ".join(f"{k.removeprefix('validation/')} {v:.4g}" for k, v in figures.items())
+        self.run.say(f"step {step}: {said}")
+        for verdict in verdicts:
+            if not verdict.ok:
+                self.run.say(f"  {verdict}")
+        return verdicts
+
+
+def write_report(path: Path, figures: dict[str, float], verdicts: list[Verdict]) -> None:
+    lines = [f"{name}: {value:.4f}" for name, value in figures.items()]
+    path.write_text("\n".join([*lines, report(verdicts)]) + "\n")
+
+
+def tiled(rows: list[Tensor]) -> Image.Image:
+    """Rows of images (n, 3, H, W) in [−1, 1] as one picture."""
+    grid = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+    array = ((grid.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,260 @@
+"""Is this autoencoder well? Verdicts in words, each with a threshold and the reason for it."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.models import AutoencoderKL
+from torch import Tensor, nn
+
+from autoencoder.latents import decode, encode_moments
+from ldm import keyed
+
+LAPLACE_KURTOSIS = 3.0
+FP16_BITS = 11  # of float16's significand
+FP16_MAX = 65504.0
+PROBE = 0.1  # the latent noise of the robustness verdict, in standard deviations
+
+
+class Verdict(NamedTuple):
+    """One question, its answer in a figure, and what to do where the answer is bad."""
+
+    name: str
+    ok: bool
+    value: float
+    text: str
+
+    def __str__(self) -> str:
+        return f"{'ok ' if self.ok else 'ILL'} {self.name}: {self.text}"
+
+
+def _verdict(name: str, value: float, ok: bool, found: str, advice: str) -> Verdict:
+    return Verdict(name, ok, value, found if ok else f"{found}; {advice}")
+
+
+class Posterior(NamedTuple):
+    """Posteriors (N, C, h, w) of images, as the autoencoder encodes them."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    @property
+    def channel_mean(self) -> Tensor:
+        return self.mean.mean((0, 2, 3))
+
+    @property
+    def channel_std(self) -> Tensor:
+        """Of samples: the spread of the means and the posterior's own."""
+        return (self.mean.var((0, 2, 3), correction=0) + self.logvar.exp().mean((0, 2, 3))).sqrt()
+
+    @property
+    def bits(self) -> Tensor:
+        """Information per element of each channel (C,): ½ log₂ of total over posterior variance.
+
+        The capacity of a Gaussian channel; unlike the KL, it does not depend on the latents' scale.
+        """
+        return self.channel_std.log2() - 0.5 * self.logvar.mean((0, 2, 3)) / math.log(2)
+
+    @property
+    def kurtosis(self) -> Tensor:
+        """Excess kurtosis of each channel's means (C,): 0 for a Gaussian, 3 for a Laplacian."""
+        centred = self.mean - self.channel_mean[:, None, None]
+        variance = centred.square().mean((0, 2, 3))
+        return centred.pow(4).mean((0, 2, 3)) / variance.square().clamp(min=1e-24) - 3
+
+    def standardised(self) -> Tensor:
+        shifted = self.mean - self.channel_mean[:, None, None]
+        return shifted / self.channel_std[:, None, None].clamp(min=1e-12)
+
+
+def kl_verdicts(posterior: Posterior) -> list[Verdict]:
+    """Too strong a KL, too weak a one, dead channels, heavy tails."""
+    bits = posterior.bits
+    mean_bits = float(bits.mean())
+    dead = [c for c, b in enumerate(bits.tolist()) if b < 0.05]
+    kurtosis = posterior.kurtosis
+    worst = int(kurtosis.argmax())
+    return [
+        _verdict(
+            "KL not too strong",
+            mean_bits,
+            mean_bits >= 0.5,
+            f"{mean_bits:.2f} bits per latent element",
+            "under half a bit the posterior is hardly narrower than the prior and most of what the "
+            "decoder sees is noise: lower autoencoder.loss.kl tenfold",
+        ),
+        _verdict(
+            "KL not too weak",
+            mean_bits,
+            mean_bits <= FP16_BITS,
+            f"{mean_bits:.2f} bits per latent element",
+            f"over {FP16_BITS} bits, what float16 resolves, the latents hide detail where no "
+            "diffusion model can follow: raise autoencoder.loss.kl tenfold",
+        ),
+        _verdict(
+            "no dead channels",
+            float(len(dead)),
+            not dead,
+            f"{len(dead)} of {len(bits)} channels carry under 0.05 bits {dead or ''}".rstrip(),
+            "they are noise that the U-Net must learn to make: use fewer latent_channels or lower "
+            "autoencoder.loss.kl",
+        ),
+        _verdict(
+            "no heavy tails",
+            float(kurtosis[worst]),
+            float(kurtosis[worst]) <= 2 * LAPLACE_KURTOSIS,
+            f"excess kurtosis at most {float(kurtosis[worst]):.1f} (channel {worst})",
+            "beyond twice a Laplacian's 3 a few outliers set the standard deviation, and the noise "
+            "schedule no longer fits the rest: raise autoencoder.loss.kl",
+        ),
+    ]
+
+
+def spectral_flatness(latents: Tensor) -> float:
+    """Geometric over arithmetic mean of the power spectrum of (N, C, h, w), without its mean.
+
+    1 is white noise: neighbours have nothing in common. Photographs have about 0.1.
+    """
+    power = torch.fft.rfft2(latents.double()).abs().square().mean((0, 1)).flatten()[1:]
+    return float(power.clamp(min=1e-30).log().mean().exp() / power.mean().clamp(min=1e-30))
+
+
+def spectrum_verdict(posterior: Posterior) -> Verdict:
+    flatness = spectral_flatness(posterior.standardised())
+    return _verdict(
+        "latents are not white noise",
+        flatness,
+        flatness <= 0.7,
+        f"spectral flatness {flatness:.2f}, white noise has 1",
+        "above 0.7 an element says little of its neighbours, so a denoiser has nothing to go by: "
+        "use a smaller downsampling factor or fewer latent_channels",
+    )
+
+
+def _psnr(x: Tensor, y: Tensor) -> float:
+    return float(10 * torch.log10(4 / (x - y).square().mean().clamp(min=1e-12)))
+
+
+def robustness_verdict(vae: AutoencoderKL, posterior: Posterior) -> Verdict:
+    """What noise of a tenth of a standard deviation in the latents does to the image."""
+    clean = posterior.mean
+    noise = keyed.normal(clean.shape, "health", "robustness").to(clean.device)
+    moved = clean + PROBE * posterior.channel_std[:, None, None] * noise
+    value = _psnr(decode(vae, moved), decode(vae, clean))
+    return _verdict(
+        "decoding withstands noise",
+        value,
+        value >= 20,
+        f"{value:.1f} dB between decodings {PROBE} standard deviations apart",
+        "a sampler's errors are of that size; under 20 dB they change the image by more than a "
+        "tenth of its range: raise autoencoder.loss.kl",
+    )
+
+
+def equivariance_verdict(vae: AutoencoderKL, pixels: Tensor, posterior: Posterior) -> Verdict:
+    """Whether half-size latents decode to the half-size image, against encoding that image."""
+    half = F.avg_pool2d(pixels, 2)
+    direct = _psnr(decode(vae, encode_moments(vae, half).chunk(2, dim=1)[0]), half)
+    through = _psnr(decode(vae, F.avg_pool2d(posterior.mean, 2)), half)
+    return _verdict(
+        "latents scale with the image",
+        direct - through,
+        direct - through <= 12,
+        f"half-size latents decode {direct - through:.1f} dB worse than latents of the half-size "
+        f"image ({through:.1f} against {direct:.1f} dB)",
+        "12 dB is four times the error: position within a patch is coded in ways that do not "
+        "survive averaging, which slows the diffusion: raise autoencoder.loss.kl, or train on "
+        "random crops",
+    )
+
+
+def precision_verdict(vae: AutoencoderKL, pixels: Tensor) -> Verdict:
+    """The largest activation of a whole encode and decode, against what float16 holds."""
+    largest = [0.0]
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        if isinstance(output, Tensor):
+            largest[0] = max(largest[0], float(output.detach().abs().max().nan_to_num(math.inf)))
+
+    hooks = [m.register_forward_hook(look) for m in vae.modules()]
+    try:
+        decode(vae, encode_moments(vae, pixels).chunk(2, dim=1)[0])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _verdict(
+        "float16 is wide enough",
+        largest[0],
+        largest[0] < FP16_MAX / 4,
+        f"largest activation {largest[0]:.3g}",
+        f"float16 ends at {FP16_MAX:.0f} and a factor of 4 is the margin for other images: run "
+        "this autoencoder in bfloat16 or float32",
+    )
+
+
+def discriminator_verdicts(
+    real: Tensor, fake: Tensor, weight: float | None = None
+) -> list[Verdict]:
+    """Of logits on held-out images and their reconstructions; `weight` is λ, the gradient ratio."""
+    accuracy = 0.5 * float((real > 0).float().mean() + (fake < 0).float().mean())
+    margin = float(real.mean() - fake.mean())
+    verdicts = [
+        _verdict(
+            "discriminator sees something",
+            accuracy,
+            accuracy >= 0.52,
+            f"it is right on {accuracy:.0%} of patches, margin {margin:.2f}",
+            "at 50 % its loss stands at the value of a constant (1 for hinge) and its gradient is "
+            "noise: where reconstructions are not yet perfect, raise its learning rate or start it "
+            "later",
+        ),
+        _verdict(
+            "discriminator is not too strong",
+            accuracy,
+            accuracy <= 0.98,
+            f"it is right on {accuracy:.0%} of patches, margin {margin:.2f}",
+            "where it is always right its gradient no longer says which way to go: set "
+            "autoencoder.loss.r1 or lecam, or start it later",
+        ),
+    ]
+    if weight is not None:
+        verdicts.append(
+            _verdict(
+                "generator feels the discriminator",
+                weight,
+                1e-3 < weight < 1e3,
+                f"gradient ratio {weight:.3g}",
+                "past 1000 either way one of the two gradients is vanishing next to the other: "
+                "compare autoencoder.loss.adversarial with the reconstruction's weight",
+            )
+        )
+    return verdicts
+
+
+@torch.no_grad()
+def examine(
+    vae: AutoencoderKL,
+    pixels: Tensor,
+    discriminator: Callable[[Tensor], Tensor] | None = None,
+    weight: float | None = None,
+) -> list[Verdict]:
+    """All verdicts, on held-out images (N, 3, R, R) in [−1, 1]."""
+    posterior = Posterior(*encode_moments(vae, pixels).float().chunk(2, dim=1))
+    verdicts = [
+        *kl_verdicts(posterior),
+        spectrum_verdict(posterior),
+        robustness_verdict(vae, posterior),
+        equivariance_verdict(vae, pixels, posterior),
+        precision_verdict(vae, pixels),
+    ]
+    if discriminator is not None:
+        fake = decode(vae, posterior.mean)
+        verdicts += discriminator_verdicts(discriminator(pixels), discriminator(fake), weight)
+    return verdicts
+
+
+def report(verdicts: Iterable[Verdict]) -> str:
+    """One line each."""
+    return "\n".join(map(str, verdicts))
