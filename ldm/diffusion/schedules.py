@@ -1,9 +1,10 @@
 """Noise schedules: paths from data at t = 0 to noise at t = 1, and how each level is labelled."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import wraps
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -101,57 +102,52 @@ def zero_terminal_snr(betas: Tensor) -> Tensor:
     return 1 - torch.cat([bar[:1], bar[1:] / bar[:-1]])
 
 
-def _table(betas: Tensor, zero_snr: bool, floor: float = 0.0) -> Discrete:
-    return Discrete(zero_terminal_snr(betas) if zero_snr else betas, floor)
+def _discrete(betas: Callable[..., Tensor]) -> Callable[..., Discrete]:
+    """A function that returns β as one that returns their table, rescaled to `zero_snr` or not."""
+
+    @wraps(betas)
+    def schedule(
+        *args: Any, zero_snr: bool = False, floor: float = 0.0, **options: Any
+    ) -> Discrete:
+        b = betas(*args, **options)
+        return Discrete(zero_terminal_snr(b) if zero_snr else b, floor)
+
+    return schedule
 
 
-def linear(
-    steps: int = 1000,
-    beta_start: float = 1e-4,
-    beta_end: float = 0.02,
-    zero_snr: bool = False,
-    floor: float = 0.0,
-) -> Discrete:
+def _line(start: float, end: float, steps: int) -> Tensor:
+    return torch.linspace(start, end, steps, dtype=torch.float64)
+
+
+@_discrete
+def linear(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
     """β linear in the step (Ho et al. 2020, section 4)."""
-    return _table(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64), zero_snr, floor)
+    return _line(beta_start, beta_end, steps)
 
 
-def scaled_linear(
-    steps: int = 1000,
-    beta_start: float = 0.00085,
-    beta_end: float = 0.012,
-    zero_snr: bool = False,
-    floor: float = 0.0,
-) -> Discrete:
+@_discrete
+def scaled_linear(steps: int = 1000, beta_start: float = 85e-5, beta_end: float = 0.012) -> Tensor:
     """√β linear in the step: latent diffusion (Rombach et al. 2022), there called "linear"."""
-    root = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64)
-    return _table(root**2, zero_snr, floor)
+    return _line(beta_start**0.5, beta_end**0.5, steps) ** 2
 
 
-def sigmoid(
-    steps: int = 1000,
-    beta_start: float = 1e-4,
-    beta_end: float = 0.02,
-    zero_snr: bool = False,
-    floor: float = 0.0,
-) -> Discrete:
+@_discrete
+def sigmoid(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
     """β along a logistic curve from -6 to 6 (GeoDiff, Xu et al. 2022)."""
-    s = torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid()
-    return _table(s * (beta_end - beta_start) + beta_start, zero_snr, floor)
+    return _line(-6, 6, steps).sigmoid() * (beta_end - beta_start) + beta_start
 
 
-def cosine(
-    steps: int = 1000, max_beta: float = 0.999, zero_snr: bool = False, floor: float = 0.0
-) -> Discrete:
+@_discrete
+def cosine(steps: int = 1000, max_beta: float = 0.999) -> Tensor:
     """ᾱ = cos²((t + 0.008)/1.008 · π/2), β capped (Nichol & Dhariwal 2021, eq. 17)."""
-    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    bar = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2
-    return _table((1 - bar[1:] / bar[:-1]).clamp(max=max_beta), zero_snr, floor)
+    bar = ((_line(0, 1, steps + 1) + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+    return (1 - bar[1:] / bar[:-1]).clamp(max=max_beta)
 
 
-def table(betas: list[float], zero_snr: bool = False, floor: float = 0.0) -> Discrete:
+@_discrete
+def table(betas: Sequence[float]) -> Tensor:
     """Any β that are given as numbers."""
-    return _table(torch.tensor(betas, dtype=torch.float64), zero_snr, floor)
+    return torch.tensor(betas, dtype=torch.float64)
 
 
 class Continuous:
@@ -278,6 +274,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "continuous_cosine": Cosine,
     "flow": Flow,
     "ve": VE,
+    "edm": VE,
     "vp": VP,
     "sub_vp": SubVP,
     "learned": Learned,
