@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from ldm.errors import UserError
 
+VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")  # splits, the best first
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "pixel_values", "bytes")
 FILES = ("file_name", "filename", "file", "path", "file_path", "image_path", "image", "img")
 CAPTIONS = (

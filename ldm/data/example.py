@@ -1,7 +1,8 @@
 """What a data set is to the rest of the project: an indexed sequence of captioned images."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -33,7 +34,8 @@ class Source(ABC):
 
     label_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()  # what the user should know, a sentence each
-    trusted = False  # whether its images cannot be bad
+    trusted = False  # its images cannot be bad
+    sequential = False  # only reading forwards is cheap: train on it in its own order
     image_fingerprint: str  # a hash of which images these are, and in which order
     fingerprint: str  # the same, with their captions and labels
 
@@ -43,6 +45,10 @@ class Source(ABC):
     @abstractmethod
     def image(self, index: int) -> Image.Image:
         """The decoded image, RGB and upright; raises BadImage."""
+
+    def pending(self, index: int) -> Callable[[], Image.Image]:
+        """`image` in two halves: what is read now, in order, and what any thread may do later."""
+        return partial(self.image, index)
 
     @abstractmethod
     def captions(self, index: int) -> tuple[str, ...]: ...
@@ -69,6 +75,7 @@ class _Over(Source):
     def __init__(self, source: Source) -> None:
         self.source = source
         self.label_names, self.trusted = source.label_names, source.trusted
+        self.sequential = source.sequential
         self.notes, self.image_fingerprint = source.notes, source.image_fingerprint
         self.fingerprint = digest(type(self).__name__, source.fingerprint)
 
@@ -77,6 +84,9 @@ class _Over(Source):
 
     def image(self, index: int) -> Image.Image:
         return self.source.image(index)
+
+    def pending(self, index: int) -> Callable[[], Image.Image]:
+        return self.source.pending(index)
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self.source.captions(index)
@@ -102,6 +112,9 @@ class Subset(_Over):
 
     def image(self, index: int) -> Image.Image:
         return self.source.image(self.indices[index])
+
+    def pending(self, index: int) -> Callable[[], Image.Image]:
+        return self.source.pending(self.indices[index])
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self.source.captions(self.indices[index])

@@ -7,11 +7,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ldm.data.columns import FILES, find, listed
+from ldm.data.columns import FILES, find, listed, named
 from ldm.data.table import Table
 from ldm.errors import UserError
 
 RASTERS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+TABLES = (".jsonl", ".csv")
 SUFFIXES = frozenset((*RASTERS, ".ppm", ".pgm", ".avif", ".jp2"))
 
 
@@ -45,9 +46,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def _metadata_files(folder: Path) -> list[Path]:
     """metadata.jsonl or metadata.csv at any depth, else the one .jsonl or .csv at the top."""
-    found = sorted(p for p in folder.rglob("metadata.*") if p.suffix in (".jsonl", ".csv"))
+    found = sorted(p for p in folder.rglob("metadata.*") if p.suffix in TABLES)
     if not found:
-        found = sorted(p for p in folder.iterdir() if p.suffix in (".jsonl", ".csv"))
+        found = sorted(p for p in folder.iterdir() if p.suffix in TABLES)
         found = found if len(found) == 1 else []
     return found
 
@@ -55,27 +56,33 @@ def _metadata_files(folder: Path) -> list[Path]:
 class FolderTable(Table):
     """The images of a folder and what is said about them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, file_column: str | None = None, split_of: Path | None = None
+    ) -> None:
         self.where = str(folder)
         files = list(images_in(folder))
         if not files:
             raise UserError(f"{folder} holds no images")
-        if metadata := _metadata_files(folder):
-            self._read_metadata(metadata, files)
+        metadata = _metadata_files(folder)
+        if not metadata and split_of is not None:  # one file at the top may speak of every split
+            metadata = sorted(p for p in split_of.glob("metadata.*") if p.suffix in TABLES)
+        if metadata:
+            self._read_metadata(metadata, files, file_column, split_of is not None)
         else:
             self.files = files
             self._columns = self._from_files(folder)
-        self.folder = folder
         self.columns = tuple(self._columns)
         self.fingerprint = self._fingerprint()
 
-    def _read_metadata(self, metadata: list[Path], files: list[Path]) -> None:
+    def _read_metadata(
+        self, metadata: list[Path], files: list[Path], wanted: str | None, inside_only: bool
+    ) -> None:
         self.files = []
         rows: list[dict[str, Any]] = []
         for path in metadata:
             these = _rows(path)
             keys = list(dict.fromkeys(key for row in these for key in row))
-            file_column = find(keys, FILES)
+            file_column = named(keys, wanted, str(path), "image") if wanted else find(keys, FILES)
             if these and file_column is None:
                 raise UserError(
                     f"{path} does not say which image a row is of: it needs a column 'file_name'; "
@@ -85,8 +92,10 @@ class FolderTable(Table):
                 name = row.pop(file_column or "", None)
                 if not isinstance(name, str) or not name:
                     raise UserError(f"{path}, row {number} has no {file_column!r}")
-                self.files.append(path.parent / name)
-                rows.append(row)
+                file = path.parent / name
+                if not inside_only or file.is_relative_to(self.where):
+                    self.files.append(file)
+                    rows.append(row)
         columns = dict.fromkeys(key for row in rows for key in row)
         self._columns = {key: [row.get(key) for row in rows] for key in columns}
         unlisted = len(set(files) - set(self.files))

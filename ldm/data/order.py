@@ -37,10 +37,11 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     return order
 
 
-def slot_at(seed: int, n: int, batch_size: int, step: int, slot: int) -> Slot:
+def slot_at(seed: int, n: int, batch_size: int, step: int, slot: int, shuffle: bool = True) -> Slot:
     """The example in `slot` of `step`: one cursor runs through the epochs, across their ends."""
     epoch, position = divmod(step * batch_size + slot, n)
-    return Slot(step, slot, int(permutation(seed, epoch, n)[position]), epoch)
+    index = int(permutation(seed, epoch, n)[position]) if shuffle else position
+    return Slot(step, slot, index, epoch)
 
 
 def micro_batches(
@@ -52,12 +53,14 @@ def micro_batches(
     rank: int = 0,
     start: int = 0,
     stop: int | None = None,
+    shuffle: bool = True,
 ) -> Iterator[list[Slot]]:
     """The micro-batches of one process for the steps start <= step < stop, in order.
 
     Each step gives `accumulation` lists of b = batch_size / (accumulation * world) slots; list m
     of process r holds the global slots [(m * world + r) * b, +b). So the union over processes and
-    accumulation is the same for every split. Raises UserError where the batch does not divide.
+    accumulation is the same for every split. shuffle=False keeps the source's own order, for one
+    that is `sequential`. Raises UserError where the batch does not divide.
     """
     if n < 1:
         raise UserError("the data set is empty: there is nothing to train on")
@@ -67,7 +70,7 @@ def micro_batches(
             f"a batch of {batch_size} does not divide into {accumulation} accumulation x {world} "
             f"processes; choose train.batch_size as a multiple of {parts}"
         )
-    return _micro_batches(seed, n, batch_size, accumulation, world, rank, start, stop)
+    return _micro_batches(seed, n, batch_size, accumulation, world, rank, start, stop, shuffle)
 
 
 def _micro_batches(
@@ -79,11 +82,12 @@ def _micro_batches(
     rank: int,
     start: int,
     stop: int | None,
+    shuffle: bool,
 ) -> Iterator[list[Slot]]:
     b = batch_size // (accumulation * world)
     step = start
     while stop is None or step < stop:
         for m in range(accumulation):
             first = (m * world + rank) * b
-            yield [slot_at(seed, n, batch_size, step, first + k) for k in range(b)]
+            yield [slot_at(seed, n, batch_size, step, first + k, shuffle) for k in range(b)]
         step += 1

@@ -2,21 +2,22 @@
 
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from PIL import Image
 from tqdm.auto import tqdm
 
 from ldm.data.example import BadImage, Source, Subset
 from ldm.errors import UserError
 
 TOLERATED = 0.01  # the share of bad images beyond which something else must be wrong
-CHUNK = 256  # images that are under way at once: none of them is kept
 
 
-def _is_bad(source: Source, index: int) -> str | None:
+def _fault(pending: Callable[[], Image.Image]) -> str | None:
     try:
-        source.image(index)
+        pending()
     except BadImage as bad:
         return bad.reason
     return None
@@ -25,15 +26,30 @@ def _is_bad(source: Source, index: int) -> str | None:
 def _decode_all(source: Source) -> dict[int, str]:
     """The bad indices and why; threads, as Pillow decodes outside the interpreter's lock."""
     bad: dict[int, str] = {}
+    under_way: dict[int, Future[str | None]] = {}
+
+    def settle(index: int) -> None:
+        if (why := under_way.pop(index).result()) is not None:
+            bad[index] = why
+        bar.update()
+
+    workers = min(32, os.cpu_count() or 1)
     with (
-        ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(workers) as pool,
         tqdm(total=len(source), desc="checking images", unit="img", leave=False) as bar,
     ):
-        for start in range(0, len(source), CHUNK):
-            chunk = range(start, min(start + CHUNK, len(source)))
-            reasons = pool.map(lambda index: _is_bad(source, index), chunk)
-            bad.update((i, why) for i, why in zip(chunk, reasons, strict=True) if why is not None)
-            bar.update(len(chunk))
+        for index in range(len(source)):
+            if len(under_way) >= 4 * workers:  # encoded images wait in memory
+                settle(next(iter(under_way)))
+            try:
+                pending = source.pending(index)
+            except BadImage as fault:
+                bad[index] = fault.reason
+                bar.update()
+            else:
+                under_way[index] = pool.submit(_fault, pending)
+        for index in list(under_way):
+            settle(index)
     return bad
 
 

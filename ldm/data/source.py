@@ -3,12 +3,14 @@
 import logging
 import os
 from functools import lru_cache
+from glob import glob
 from pathlib import Path
 from typing import Literal, Protocol
 
+from ldm.data.columns import VALIDATION_NAMES
 from ldm.data.drawn import VALIDATION_START, DrawnFlowers
 from ldm.data.example import BadImage, CaptionedByLabel, Captionless, Example, Source, Subset
-from ldm.data.folder import FolderTable
+from ldm.data.folder import FolderTable, images_in
 from ldm.data.table import Needs, Table, TableSource
 from ldm.errors import UserError
 from ldm.keyed import uniform
@@ -17,7 +19,6 @@ __all__ = ["BadImage", "Example", "Needs", "Source", "Split", "Subset", "open_so
 
 Split = Literal["train", "validation"]
 DRAWN_SIZE = 20_000
-VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")
 log = logging.getLogger(__name__)
 
 
@@ -87,9 +88,9 @@ def _stored(config: DataOptions, split: Split, seed: int, needs: Needs) -> Sourc
     if split == "validation" and config.validation is not None:
         if config.validation == "drawn":
             return _drawn(config, split)
-        table, _ = open_table(config.validation, "validation", config.image)
+        table, _ = open_table(config.validation, "validation", config)
         return TableSource(table, config.caption, config.label, needs)
-    table, own_split = open_table(config.source, split, config.image)
+    table, own_split = open_table(config.source, split, config)
     source: Source = TableSource(table, config.caption, config.label, needs)
     if split == "validation" and own_split:
         return source
@@ -111,14 +112,69 @@ def _ranked(source: Source, seed: int, purpose: str) -> list[int]:
     return sorted(range(len(source)), key=lambda i: (uniform(seed, purpose, source.name(i)), i))
 
 
-def open_table(where: str, split: Split, image: str | None) -> tuple[Table, bool]:
-    """The table of a split, and whether the data has a validation split of its own."""
+def open_table(where: str, split: Split, config: DataOptions) -> tuple[Table, bool]:
+    """The table of a split, and whether the data has a validation split of its own.
+
+    A folder of images, of parquet or of tar files; such a file or a glob of them; what `datasets`
+    saved to disk; else the name of a data set on the Hub.
+    """
     path = Path(where).expanduser()
+    kind = _kind(where, path)
+    if kind != "images":
+        return _arrow_table(where, kind, split, config)
+    if config.streaming:
+        raise UserError(
+            f"data.streaming=true reads parquet, webdataset and the Hub; {where} is a folder of "
+            "images, which needs no streaming: leave it out"
+        )
+    splits = _split_folders(path)
+    if "train" not in splits:
+        return FolderTable(path, config.image), False
+    own = next((name for name in VALIDATION_NAMES if name in splits), None)
+    name = own if split == "validation" and own else "train"
+    return FolderTable(path / name, config.image, split_of=path), own is not None
+
+
+def _split_folders(path: Path) -> list[str]:
+    """The folders of a folder that are splits: none where there are others that hold images."""
+    folders = [p.name for p in sorted(path.iterdir()) if p.is_dir()]
+    splits = [name for name in folders if name in ("train", *VALIDATION_NAMES)]
+    others = (path / name for name in folders if name not in splits)
+    return [] if any(next(images_in(p), None) for p in others) else splits
+
+
+def _kind(where: str, path: Path) -> str | None:
+    """How a local source is stored; None for what can only be a Hub name."""
+    by_suffix = {".parquet": "parquet", ".tar": "webdataset"}
     if path.is_dir():
-        own = next((path / name for name in VALIDATION_NAMES if (path / name).is_dir()), None)
-        if (path / "train").is_dir():
-            if split == "validation" and own is not None:
-                return FolderTable(own), True
-            return FolderTable(path / "train"), own is not None
-        return FolderTable(path), False
-    raise UserError(f"data.source={where} is neither a folder nor anything else that can be read")
+        if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            return "saved"
+        if next(images_in(path), None) is None:
+            for suffix in by_suffix:
+                if any(path.rglob(f"*{suffix}")):
+                    return "folder"
+        return "images"
+    if path.suffix in by_suffix and (path.is_file() or glob(str(path), recursive=True)):
+        return by_suffix[path.suffix]
+    looks_local = where.startswith((".", "/", "~")) or path.suffix or where.count("/") > 1
+    if looks_local or any(c in where for c in "*?["):
+        raise UserError(
+            f"data.source={where} does not exist; it can be 'drawn', a folder of images, a "
+            "parquet or tar file or a glob of them, or the name of a data set on the Hub"
+        )
+    return None
+
+
+def _arrow_table(
+    where: str, kind: str | None, split: Split, config: DataOptions
+) -> tuple[Table, bool]:
+    # `datasets` takes a second to import, which the drawn set and folders need not wait for
+    from ldm.data.arrow import ArrowTable, load_splits, pick_split
+    from ldm.data.stream import StreamTable
+
+    streaming = config.streaming and kind != "saved"
+    splits = load_splits(where, kind, streaming)
+    data, own = pick_split(splits, split, where)
+    if streaming:
+        return StreamTable(data, where, config.image, config.size), own
+    return ArrowTable(data, where, config.image), own

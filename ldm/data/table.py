@@ -1,7 +1,8 @@
 """A table of images and columns, whatever it is stored in, becomes a source."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from ldm.data.captions import read_captions
 from ldm.data.columns import caption_column, label_column
 from ldm.data.decoding import decode
 from ldm.data.example import Source, digest
+from ldm.errors import UserError
 
 Needs = Literal["caption", "label", "nothing"]
 
@@ -23,6 +25,7 @@ class Table(ABC):
     fingerprint: str  # of the images alone
     notes: tuple[str, ...] = ()
     class_column: str | None = None  # the one that is typed as a class
+    sequential = False  # only reading forwards is cheap
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -55,6 +58,7 @@ class TableSource(Source):
             columns, caption, where, needs == "caption", self.label_column
         )
         self.image_fingerprint, self.notes = table.fingerprint, table.notes
+        self.sequential = table.sequential
         self._captions: list[tuple[str, ...]] | None = None
         if self.caption_column and needs == "caption":
             self._captions = [read_captions(v) for v in table.values(self.caption_column)]
@@ -65,10 +69,15 @@ class TableSource(Source):
             )
         self._labels: list[int | None] | None = None
         if self.label_column:
-            self._read_labels(self.label_column)
+            self._labels = labels = self._read_labels(self.label_column)
+            if needs == "label" and self.label_names is None:
+                raise UserError(
+                    f"column {self.label_column!r} of {where} holds no classes: it needs text or "
+                    "whole numbers; name another with data.label=COLUMN"
+                )
             if needs == "label":
                 self._note(
-                    (self._labels or []).count(None),
+                    labels.count(None),
                     f"classes in column {self.label_column!r} of {where} are missing: "
                     "these images train unconditionally",
                 )
@@ -79,24 +88,27 @@ class TableSource(Source):
         if count:
             self.notes = (*self.notes, f"{count} of {len(self.table)} {fact}")
 
-    def _read_labels(self, column: str) -> None:
+    def _read_labels(self, column: str) -> list[int | None]:
         values = self.table.values(column)
         names = self.table.class_names(column)
         if names is not None:
-            self._labels = [v if isinstance(v, int) and v >= 0 else None for v in values]
-        else:
-            present = {v for v in values if isinstance(v, str | int) and v != ""}
-            # numbers in their own order, not in that of their digits
-            names = tuple(str(v) for v in sorted(present, key=lambda v: (isinstance(v, str), v)))
-            number: dict[str, int] = {name: k for k, name in enumerate(names)}
-            self._labels = [number.get(str(v)) if v is not None else None for v in values]
+            self.label_names = names
+            return [v if isinstance(v, int) and v >= 0 else None for v in values]
+        present = {v for v in values if isinstance(v, str | int) and v != ""}
+        # numbers in their own order, not in that of their digits
+        names = tuple(str(v) for v in sorted(present, key=lambda v: (isinstance(v, str), v)))
+        number = {name: k for k, name in enumerate(names)}
         self.label_names = names or None
+        return [number.get(str(v)) if v is not None else None for v in values]
 
     def __len__(self) -> int:
         return len(self.table)
 
     def image(self, index: int) -> Image.Image:
-        return decode(self.table.encoded(index), self.name(index))
+        return self.pending(index)()
+
+    def pending(self, index: int) -> Callable[[], Image.Image]:
+        return partial(decode, self.table.encoded(index), self.name(index))
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._captions[index] if self._captions is not None else ()

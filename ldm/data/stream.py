@@ -1,0 +1,71 @@
+"""A data set that is read in order, from its shards or the network, and never stored."""
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from datasets import Image, IterableDataset
+
+from ldm.data.arrow import DatasetTable, encoded_image, value_at
+from ldm.data.example import BadImage
+
+
+class StreamTable(DatasetTable):
+    """Rows of which any may be asked for, but only going forwards is cheap.
+
+    One first pass reads to the end, or `size` rows: it keeps every column but the images, and
+    makes the fingerprint of the images' own bytes. Going back starts again from the first row.
+    """
+
+    sequential = True
+
+    def __init__(
+        self, data: IterableDataset, where: str, image: str | None, size: int | None = None
+    ) -> None:
+        features = data.features or data._resolve_features().features
+        super().__init__(features, where, image)
+        if any(isinstance(kind, Image) for kind in features.values()):
+            data = data.decode(False)
+        self._data = data
+        self._values: dict[str, list[Any]] = {column: [] for column in self.columns}
+        self._reader: Iterator[dict[str, Any]] = iter(())
+        self._process, self._next = -1, 0
+        self._length = 0
+        content = blake2b(digest_size=16)
+        for row in itertools.islice(data, size):
+            self._length += 1
+            for column, path in self.paths.items():
+                self._values[column].append(value_at(row, path))
+            content.update(_content(row[self.image_column]))
+        self.fingerprint = content.hexdigest()
+        self.names = self._values[self.key_column] if self.key_column else None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reader": iter(()), "_process": -1}
+
+    def encoded(self, index: int) -> str | bytes:
+        if self._process != os.getpid() or index < self._next:
+            # a reader that was inherited by a fork shares its file's position with the parent
+            self._reader = iter(self._data.skip(index))
+            self._process, self._next = os.getpid(), index
+        row = next(itertools.islice(self._reader, index - self._next, None))
+        self._next = index + 1
+        return encoded_image(row[self.image_column], self.name(index))
+
+    def values(self, column: str) -> Sequence[Any]:
+        return self._values[column]
+
+
+def _content(value: Any) -> bytes:
+    """What an image is hashed by: its bytes with their length, so that rows cannot run together."""
+    try:
+        found = encoded_image(value, "")
+    except BadImage:
+        found = b""
+    data = found.encode() if isinstance(found, str) else found
+    return len(data).to_bytes(8, "little") + data
