@@ -133,5 +133,6 @@ def ode_log_prob(
     unit = torch.hypot(top.alpha, top.sigma) / (top.alpha + top.sigma)  # y's scale under the prior
     noise = y / fit(unit, y)
     nats = 0.5 * (noise**2 + (2 * math.pi * unit**2).log()).flatten(1).sum(1)
-    error = growth.std(0) / len(probes) ** 0.5
-    return FlowLikelihood(growth.mean(0) - nats, error, noise)
+    trace, k = growth.mean(0), len(probes)
+    error = ((growth - trace).square().sum(0) / (k * (k - 1))).sqrt()
+    return FlowLikelihood(trace - nats, error, noise)

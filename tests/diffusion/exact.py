@@ -1,6 +1,11 @@
-"""What is known in closed form of a Gaussian: draws, density, marginals, and where it flows."""
+"""What is known in closed form of a Gaussian: its density, marginals, flow, any sampler's law.
+
+With a Gaussian's denoiser every sampler is affine in the noise that it is given. Unit inputs show
+the map, and the map gives the law of the samples: exactly, without drawing any.
+"""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -53,3 +58,13 @@ def flowed(
     m, c = marginal(mean, covariance, top)
     a = _power(covariance, 0.5) @ _power(c, -0.5)
     return mean - a @ m, prior_variance * a @ a.T
+
+
+def law(sample: Callable[[Tensor, Callable[[int], Tensor]], Tensor], dim: int, draws: int):
+    """Mean and covariance of sample(z, noise), affine in z (B, D) and in noise(0 … draws - 1)."""
+    units = torch.zeros(1 + draws, 1 + (1 + draws) * dim, dim, dtype=torch.float64)
+    for k in range(1 + draws):
+        units[k, 1 + k * dim : 1 + (k + 1) * dim] = torch.eye(dim)
+    out = sample(units[0], lambda i: units[1 + i])
+    response = out[1:] - out[0]
+    return out[0], response.T @ response
