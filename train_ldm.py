@@ -1,2 +1,175 @@
-def main() -> None:
-    pass
+"""Stage 2: train a conditional U-Net on cached latents.
+
+accelerate launch train_ldm.py --config configs/flowers64.yaml [key=value ...]
+
+Running the same command again resumes it exactly.
+"""
+
+import sys
+from contextlib import nullcontext
+
+from diffusers import AutoencoderKL
+
+from autoencoder.cache import LatentCache
+from autoencoder.model import configured_autoencoder, standardize
+from ldm.conditioning import Conditioner, build_conditioner
+from ldm.config import Config, config_from_arguments
+from ldm.data.example import Source
+from ldm.diffusion.schedules import Schedule
+from ldm.errors import exits_with_a_sentence
+from ldm.scheduler_config import Spec
+from ldm.training.ema import EMA
+from ldm.training.latent_diffusion import (
+    Examples,
+    LatentDiffusion,
+    TokenTable,
+    bound,
+    objective,
+    time_sampler,
+)
+from ldm.training.optim import GuardedStep, adamw, learning_rate
+from ldm.training.prefetch import prefetched
+from ldm.training.preflight import budget, table
+from ldm.training.run import Run
+from ldm.training.state import TrainingState
+from ldm.training.text_cache import TextCache
+from ldm.training.validation import Validation
+from ldm.unet import build_unet
+from pipelines.preview import Preview
+from pipelines.text_to_image import TextToImagePipeline
+
+
+def train(config: Config) -> int:
+    """Train to the end, or until a signal; returns the command's exit status."""
+    run, options = Run(config, "ldm", config.train), config.train
+    accelerator, device = run.accelerator, run.device
+
+    sources = run.sources()
+    vae = configured_autoencoder(config).to(device).eval().requires_grad_(False)
+    latents = cached_latents(config, vae, sources)
+    conditioner = build_conditioner(config.conditioning, sources["train"].label_names)
+    conditioner.encoder.to(device)
+    spec = Spec.from_diffusion_config(
+        config.diffusion, grid=config.sample.grid, sampler=config.sample.sampler
+    )
+    channels, *size = latents["train"].shape
+    unet = build_unet(
+        config.unet,
+        sample_size=tuple(size),
+        in_channels=channels,
+        out_channels=channels * (2 if config.diffusion.learned_variance else 1),
+        cross_attention_dim=conditioner.context_dim,
+    )
+    model = LatentDiffusion(unet, conditioner, options).to(device)
+    examples = keyed_examples(config, spec.schedule, latents, conditioner)
+    losses = objective(config.diffusion, spec)
+
+    optimizer = adamw(model.parameters(), options)
+    ema = EMA(model, options.ema_decay)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    guarded_step = GuardedStep(accelerator, optimizer, model.parameters(), options.clip)
+    state = TrainingState(
+        accelerator, run.folder / "checkpoints", {"ldm": model}, {"ldm": optimizer}, ema
+    )
+    validate = Validation(run, model, spec, examples)
+    pipeline = TextToImagePipeline.from_parts(vae, unet, conditioner, spec, config.sample)
+    prompts = config.sample.prompts or latents["validation"].captions(0)[:1]
+    preview = Preview(pipeline, config.sample, prompts, run.folder / "samples")
+    run.say(table(preflight(run, model, sources, latents)))
+
+    start = run.resume(state)
+    slots = run.slots(len(latents["train"]), start)
+    batches = prefetched(examples["train"].batch(micro) for micro in slots)
+    for step in run.steps(state, start):
+        total = 0.0
+        for part in range(1, options.accumulation + 1):
+            batch = next(batches).to(device)
+            synced = part == options.accumulation
+            with nullcontext() if synced else accelerator.no_sync(wrapped):
+                loss = losses(bound(wrapped, spec, batch.condition), batch).mean()
+                accelerator.backward(loss / options.accumulation)
+            total += loss.detach() / options.accumulation
+        rate = learning_rate(step, options)
+        loss = accelerator.reduce(total, "mean").item()
+        norm = guarded_step(loss, rate)
+        ema.update(step + 1)
+        run.log(step + 1, loss=loss, learning_rate=rate, gradient_norm=norm)
+        if run.due(step + 1, options.evaluate_every):
+            with ema.applied():
+                validate(step + 1)
+                if run.main:
+                    preview(step + 1)
+
+    if run.finished and run.main:
+        with ema.applied():
+            pipeline.save_pretrained(config.folder / "pipeline")
+        run.say(f"the pipeline is in {config.folder / 'pipeline'}")
+    return run.status
+
+
+def cached_latents(
+    config: Config, vae: AutoencoderKL, sources: dict[str, Source]
+) -> dict[str, LatentCache]:
+    """The latents of both sets; `vae` is left standardised, so that it decodes them."""
+    caches: dict[str, LatentCache] = {}
+    for name in ("train", "validation"):
+        caches[name] = LatentCache.build(
+            vae,
+            sources[name],
+            config,
+            config.folder / "cache" / name,
+            config.seed,
+            vae.device,
+            caches["train"].statistics if caches else None,
+            title=f"encoding the {name} set",
+        )
+    if config.autoencoder.standardize:
+        standardize(vae, *caches["train"].statistics)
+    return caches
+
+
+def keyed_examples(
+    config: Config, schedule: Schedule, latents: dict[str, LatentCache], conditioner: Conditioner
+) -> dict[str, Examples]:
+    """What each set is trained or validated with; every caption tokenised or encoded once."""
+    captions = (text for c in latents.values() for i in range(len(c)) for text in c.captions(i))
+    if conditioner.trainable:
+        condition = TokenTable(conditioner, captions)
+    else:
+        condition = TextCache.build(conditioner, captions, config.folder / "cache" / "text")
+    return {
+        name: Examples(
+            latents=cache,
+            condition=condition,
+            times=time_sampler(config.diffusion, schedule, config.seed, config.train.batch_size),
+            seed=config.seed,
+            flip=config.data.flip,
+            views=cache.views,
+            dropout=config.conditioning.dropout,
+        )
+        for name, cache in latents.items()
+    }
+
+
+def preflight(
+    run: Run, model: LatentDiffusion, sources: dict[str, Source], latents: dict[str, LatentCache]
+) -> dict[str, str]:
+    """What to look at before the first step."""
+    train = latents["train"]
+    mean, std = (", ".join(f"{x:.2f}" for x in figure.tolist()) for figure in train.statistics)
+    modules = dict(model.named_children())
+    return {
+        **{f"{name} images": f"{len(latents[name])}" for name in sources},
+        "caption": " | ".join(train.captions(0)) or "none: training is unconditional",
+        "latents": f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
+        **budget(modules, run.train, len(train), run.accelerator.num_processes),
+    }
+
+
+@exits_with_a_sentence
+def main() -> int:
+    return train(config_from_arguments(__doc__))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,7 @@
 """Everything that can be configured, as one typed tree, and how it is read."""
 
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -41,6 +43,7 @@ class TrainConfig:
     warmup: int = 100
     decay: str = "cosine"  # cosine (to zero at the last step) or constant
     betas: tuple[float, float] = (0.9, 0.99)
+    epsilon: float = 1e-8
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
     ema_decay: float = 0.999
@@ -63,7 +66,8 @@ class AutoencoderLossConfig:
     perceptual_network: str = "gradients"  # gradients (no weights needed), lpips, or a folder
     adversarial: float = 0.0
     adversarial_kind: str = "hinge"  # hinge or non_saturating
-    adversarial_start: int = 0  # first step at which the generator feels the discriminator
+    adversarial_start: int = 0  # first step at which the generator feels the discriminator;
+    # -1: when the reconstruction stops improving
     r1: float = 0.0
     lecam: float = 0.0
     input_noise: float = 0.0  # denoising autoencoder: corrupt the input, keep the target clean
@@ -75,6 +79,7 @@ class AutoencoderConfig:
 
     path: str | None = None  # a folder or Hub name; None: train_autoencoder.py makes it in the run
     model: dict[str, Any] = field(default_factory=dict)  # arguments of diffusers' AutoencoderKL
+    init: str | None = None  # train_autoencoder.py fine-tunes this one (a folder or Hub name)
     trainable: str = "all"  # all or decoder
     standardize: bool = True  # latents to mean 0, std 1 per channel over the whole data set
     views: int = 1  # cached crops per image where data.crop is random
@@ -102,6 +107,7 @@ class DiffusionConfig:
     prediction: str = "v"
     time_sampling: str = "uniform"
     time_args: dict[str, Any] = field(default_factory=dict)
+    stratified: bool = True  # a batch's times spread evenly: the same mean loss, less variance
     weighting: str = "simple"
     weighting_args: dict[str, Any] = field(default_factory=dict)
     learned_variance: bool = False
@@ -173,9 +179,8 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
         layers.append(OmegaConf.from_dotlist(overrides or []))
         config = OmegaConf.to_object(OmegaConf.merge(*layers))
     except ConfigKeyError as error:
-        raise UserError(
-            f"unknown config key {error.full_key!r}; the nearest is {_nearest(str(error.full_key))!r}"
-        ) from None
+        key = str(error.full_key)
+        raise UserError(f"unknown config key {key!r}; the nearest is {_nearest(key)!r}") from None
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
         raise UserError(f"config key {error.full_key!r}: {reason}") from None
@@ -188,3 +193,16 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved config as YAML."""
     OmegaConf.save(OmegaConf.create(asdict(config)), path)
+
+
+def config_from_arguments(description: str, arguments: Sequence[str] | None = None) -> Config:
+    """The config that `--config FILE [key=value ...]` on a command line asks for."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config", required=True, help="a YAML file, such as configs/flowers64.yaml"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as train.steps=5000"
+    )
+    parsed = parser.parse_args(arguments)
+    return load_config(parsed.config, parsed.overrides)

@@ -9,23 +9,27 @@ from ldm.config import TrainConfig
 BYTES = {"weights": 4, "gradients": 4, "AdamW": 8, "EMA": 4}  # float32, per trained parameter
 
 
-def trained_parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def budget(parameters: int, train: TrainConfig, images: int, processes: int) -> dict[str, str]:
+def budget(
+    modules: Mapping[str, nn.Module], train: TrainConfig, images: int, processes: int
+) -> dict[str, str]:
     """The rows that follow from sizes alone: parameters, batch, steps per epoch, memory, disk."""
-    per_process = train.batch_size // (processes * train.accumulation)
-    checkpoint = parameters * (BYTES["weights"] + BYTES["AdamW"] + BYTES["EMA"])
+    counts = {
+        name: sum(p.numel() for p in module.parameters() if p.requires_grad)
+        for name, module in modules.items()
+    }
+    total = sum(counts.values())
+    checkpoint = total * (BYTES["weights"] + BYTES["AdamW"] + BYTES["EMA"])
+    share = train.batch_size // (processes * train.accumulation)
+    epochs = train.steps * train.batch_size / images
     return {
-        "trained parameters": f"{parameters / 1e6:.2f} M",
-        "global batch": f"{train.batch_size} = {processes} process(es) x "
-        f"{train.accumulation} accumulation x {per_process}",
-        "steps per epoch": f"{images / train.batch_size:.1f} "
-        f"({train.steps * train.batch_size / images:.1f} epochs in {train.steps} steps)",
-        "memory of the training state": f"{parameters * sum(BYTES.values()) / 2**30:.2f} GiB, "
+        "trained parameters": ", ".join(f"{n} {c / 1e6:.2f} M" for n, c in counts.items()),
+        "global batch": f"{train.batch_size} = {processes} process(es) x {train.accumulation} "
+        f"accumulation x {share}, {train.mixed_precision} precision",
+        "steps per epoch": f"{images / train.batch_size:.1f}; {train.steps} steps are "
+        f"{epochs:.1f} epochs",
+        "memory": f"{total * sum(BYTES.values()) / 2**30:.2f} GiB of training state per process, "
         "and activations",
-        "disk": f"{train.keep_checkpoints + 1} checkpoints of {checkpoint / 2**30:.2f} GiB at most",
+        "disk": f"{(train.keep_checkpoints + 1) * checkpoint / 2**30:.2f} GiB of checkpoints at most",
     }
 
 

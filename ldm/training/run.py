@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -15,10 +16,15 @@ from tqdm.auto import tqdm
 
 from ldm import keyed
 from ldm.config import Config, TrainConfig, load_config, save_config
+from ldm.data.example import Source
+from ldm.data.order import Slot, micro_batches
+from ldm.data.quarantine import checked
+from ldm.data.source import open_source
 from ldm.errors import UserError
 from ldm.training.state import TrainingState
 from ldm.training.tracking import Metrics
 
+NEEDS: dict[str, Literal["caption", "label", "nothing"]] = {"class": "label", "none": "nothing"}
 LOG_EVERY = 10  # steps; the loss that is logged is their mean
 
 
@@ -40,7 +46,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_config(config.folder / "config.yaml")
         self.metrics = Metrics(self.accelerator, self.folder / "metrics.jsonl")
-        self.signal: int | None = None
+        self.signal = 0  # that asked this run to stop
         self.finished = False
         self._window: list[dict[str, float]] = []
         self._seconds = 0.0
@@ -63,16 +69,46 @@ class Run:
         if self.main:
             tqdm.write(text)
 
-    def steps(self, state: TrainingState) -> Iterator[int]:
-        """Resume, then yield each step's number, saving when due, at the end and on a signal.
+    def sources(self) -> dict[str, Source]:
+        """The training and the validation set, without their bad images."""
+        needs = NEEDS.get(self.config.conditioning.kind, "caption")
+        with self.accelerator.main_process_first():  # the others find what it left in the cache
+            return {
+                split: checked(
+                    open_source(self.config.data, split, self.config.seed, needs),
+                    self.config.folder / "cache" / split,
+                )
+                for split in ("train", "validation")
+            }
+
+    def resume(self, state: TrainingState) -> int:
+        """Take up the newest checkpoint; returns the number of steps that are done."""
+        start = state.resume()
+        if start:
+            self.say(f"resuming after step {start}")
+        self.metrics.resume(start)
+        return start
+
+    def slots(self, examples: int, start: int) -> Iterator[list[Slot]]:
+        """This process's micro-batches of the steps from `start`, `accumulation` for each."""
+        train, accelerator = self.train, self.accelerator
+        return micro_batches(
+            self.config.seed,
+            examples,
+            train.batch_size,
+            train.accumulation,
+            accelerator.num_processes,
+            accelerator.process_index,
+            start,
+            train.steps,
+        )
+
+    def steps(self, state: TrainingState, start: int) -> Iterator[int]:
+        """Yield each step's number from `start`, saving when due, at the end and on a signal.
 
         SIGTERM and SIGINT let the step in hand finish, write one checkpoint and end the iteration;
         `finished` then stays False.
         """
-        start = state.resume()
-        if start:
-            self.say(f"resuming from the checkpoint after step {start}")
-        self.metrics.resume(start)
         self.accelerator.init_trackers(self.config.name, {"seed": self.config.seed})
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         self.bar = tqdm(
@@ -135,21 +171,21 @@ class Run:
                 module.train()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal:
             raise KeyboardInterrupt  # asked twice: leave at once, the last checkpoint is whole
         self.signal = number
 
     def _stop_agreed(self) -> bool:
         """Whether any process was asked to stop; all must leave after the same step."""
-        asked = torch.tensor(float(self.signal is not None), device=self.device)
         if self.accelerator.num_processes > 1:
-            asked = self.accelerator.reduce(asked, "sum")
-        return bool(asked)
+            asked = self.accelerator.gather(torch.tensor([self.signal], device=self.device))
+            self.signal = int(asked.max())
+        return bool(self.signal)
 
     @property
     def status(self) -> int:
         """The command's exit status: 0, or 128 + the signal that ended it."""
-        return 0 if self.signal is None or self.finished else 128 + self.signal
+        return 0 if self.finished else 128 + self.signal
 
 
 def peak_memory_gib() -> float:

@@ -1,0 +1,61 @@
+"""Validation in the course of training: the loss by noise level, held out and trained on."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ldm.diffusion.loss import denoising_loss
+from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level, plot
+from ldm.scheduler_config import Spec
+from ldm.training.latent_diffusion import Examples, LatentDiffusion, bound
+from ldm.training.run import Run
+
+EXAMPLES = 128  # of each set; fixed, so that two evaluations differ by the weights alone
+LEVELS = 10
+
+
+class Validation:
+    """Loss by noise level on fixed examples with fixed noise, split over the processes.
+
+    The unweighted squared error of the network's output, at levels uniform in time.
+    """
+
+    def __init__(
+        self, run: Run, model: LatentDiffusion, spec: Spec, sets: Mapping[str, Examples]
+    ) -> None:
+        self.run, self.model, self.spec = run, model, spec
+        self.examples = {name: examples.fixed(EXAMPLES) for name, examples in sets.items()}
+        self.times = level_times(LEVELS, spec.schedule.snap)
+
+    def __call__(self, step: int) -> dict[str, LossByLevel]:
+        """Evaluate the model as it is, record the figures and draw the curves."""
+        curves = {name: self._curve(*examples) for name, examples in self.examples.items()}
+        figures = {f"{name}/loss": curve.total for name, curve in curves.items()}
+        for name, curve in curves.items():
+            figures |= {f"{name}/level_{k:02d}": float(v) for k, v in enumerate(curve.mean)}
+        self.run.metrics.log(step, figures)
+        if self.run.main:
+            plot(curves, self.run.folder / "loss_by_level.png")
+        return curves
+
+    def _curve(self, x0: Tensor, condition: Tensor) -> LossByLevel:
+        accelerator, device = self.run.accelerator, self.run.device
+
+        def network_loss(x0: Tensor, eps: Tensor, t: Tensor, indices: list[int]) -> Tensor:
+            network = bound(self.model, self.spec, condition[indices].to(device))
+            return denoising_loss(network, self.spec.schedule, self.spec.prediction, x0, eps, t)
+
+        def over_processes(table: Tensor) -> Tensor:
+            return accelerator.reduce(table.to(device), "sum").cpu()
+
+        with accelerator.autocast(), self.run.evaluating(self.model):
+            return loss_by_level(
+                network_loss,
+                x0,
+                self.times,
+                self.run.config.seed,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+                reduce=over_processes if accelerator.num_processes > 1 else None,
+                device=device,
+            )

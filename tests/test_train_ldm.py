@@ -1,0 +1,164 @@
+"""Stage 2 end to end, in processes of its own: killed, resumed, distributed, interrupted."""
+
+import json
+import os
+import signal
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from autoencoder.model import build_autoencoder
+from ldm.training.checkpoint import damage
+from ldm.training.tracking import read_metrics
+from tests.training_processes import run, run_distributed, start
+
+YAML = """
+data: {source: drawn, size: 24, resolution: 16, workers: 0}
+conditioning: {model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}}
+unet: {block_out_channels: [16, 16], layers_per_block: 1, norm_num_groups: 4}
+# Some gradients are zero but for rounding (a key's bias, under softmax); with Adam's usual epsilon
+# of 1e-8 they would move by full steps in the direction of the rounding.
+train: {steps: 12, batch_size: 4, warmup: 2, learning_rate: 1e-3, epsilon: 1e-6,
+        checkpoint_every: 4, evaluate_every: 6, tracker: none}
+sample: {prompts: [a red flower], num_inference_steps: 2, images_per_prompt: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("experiment")
+    torch.manual_seed(0)
+    tiny = {"block_out_channels": [8, 8, 8], "norm_num_groups": 4}
+    build_autoencoder(tiny).save_pretrained(folder / "vae")
+    (folder / "tiny.yaml").write_text(YAML)
+    return folder
+
+
+def overrides(experiment: Path, name: str, *more: str) -> list[str]:
+    return [f"output={experiment}", f"name={name}", f"autoencoder.path={experiment / 'vae'}", *more]
+
+
+def last_checkpoint(experiment: Path, name: str) -> Path:
+    return max((experiment / name / "ldm" / "checkpoints").glob("step_*"))
+
+
+def manifest(experiment: Path, name: str) -> dict[str, str]:
+    return json.loads((last_checkpoint(experiment, name) / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def unbroken(experiment) -> dict[str, str]:
+    assert run("train_ldm", experiment / "tiny.yaml", overrides(experiment, "unbroken")) == 0
+    assert last_checkpoint(experiment, "unbroken").name == "step_0000012"
+    return manifest(experiment, "unbroken")
+
+
+def signal_at_call(number: int, module: str, owner: str, function: str, call: int) -> None:
+    """Send this process a signal at the n-th call of a function."""
+    place = import_module(module)
+    place = getattr(place, owner) if owner else place
+    real, calls = getattr(place, function), 0
+
+    def signalled(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), number)
+        return real(*args, **kwargs)
+
+    setattr(place, function, signalled)
+
+
+def die_in_a_step() -> None:
+    signal_at_call(signal.SIGKILL, "ldm.training.optim", "GuardedStep", "__call__", 7)
+
+
+def rank_1_is_told_to_stop_at_step_ten() -> None:
+    if os.environ["RANK"] == "1":
+        signal_at_call(signal.SIGTERM, "ldm.training.optim", "GuardedStep", "__call__", 6)
+
+
+def die_while_writing_a_checkpoint() -> None:
+    signal_at_call(signal.SIGKILL, "ldm.training.checkpoint", "", "_sha256", 7)
+
+
+def die_in_evaluation() -> None:
+    signal_at_call(signal.SIGKILL, "ldm.training.validation", "Validation", "__call__", 1)
+
+
+@pytest.mark.parametrize(
+    "death", [die_in_a_step, die_while_writing_a_checkpoint, die_in_evaluation]
+)
+def test_a_killed_run_ends_bitwise_where_an_unbroken_one_does(experiment, unbroken, death):
+    name, yaml = death.__name__, experiment / "tiny.yaml"
+    assert run("train_ldm", yaml, overrides(experiment, name), death) == -signal.SIGKILL
+    assert last_checkpoint(experiment, name).name in ("step_0000004", "step_0000008")
+    assert run("train_ldm", yaml, overrides(experiment, name)) == 0
+    assert manifest(experiment, name) == unbroken
+    steps = [r["step"] for r in read_metrics(experiment / name / "ldm" / "metrics.jsonl")]
+    assert steps == sorted(steps) and len(set(steps)) < 12  # nothing is recorded twice
+    figures = experiment / "unbroken" / "ldm" / "metrics.jsonl"
+    validation = [r for r in read_metrics(figures) if "validation/loss" in r]
+    again = [
+        r
+        for r in read_metrics(experiment / name / "ldm" / "metrics.jsonl")
+        if "validation/loss" in r
+    ]
+    assert again == validation
+
+
+def test_one_two_one_processes_end_where_one_does(experiment, unbroken):
+    yaml, name = experiment / "tiny.yaml", "split"
+    assert run("train_ldm", yaml, overrides(experiment, name), die_in_a_step) == -signal.SIGKILL
+    stop = rank_1_is_told_to_stop_at_step_ten
+    statuses = run_distributed("train_ldm", yaml, overrides(experiment, name), 2, stop)
+    assert statuses == [128 + signal.SIGTERM] * 2  # both leave after the same step
+    assert last_checkpoint(experiment, name).name == "step_0000010"
+    assert run("train_ldm", yaml, overrides(experiment, name)) == 0
+    mine = load_file(last_checkpoint(experiment, name) / "model.ldm.safetensors")
+    one = load_file(last_checkpoint(experiment, "unbroken") / "model.ldm.safetensors")
+    for key, value in one.items():
+        torch.testing.assert_close(mine[key], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_one_checkpoint_and_the_run_goes_on(experiment, unbroken, number):
+    yaml, name = experiment / "tiny.yaml", f"signalled{number}"
+    slow = overrides(experiment, name, "train.checkpoint_every=1000")
+    process = start("train_ldm", yaml, slow)
+    metrics = experiment / name / "ldm" / "loss_by_level.png"  # written at step 6
+    while not metrics.exists() and process.is_alive():
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 128 + number
+    assert 6 <= int(last_checkpoint(experiment, name).name[5:]) < 12
+    assert run("train_ldm", yaml, slow) == 0
+    assert manifest(experiment, name) == unbroken
+
+
+def test_every_gradient_not_finite_stops_with_the_last_checkpoint_whole(experiment, unbroken):
+    name, yaml = "diverged", experiment / "tiny.yaml"
+    assert run("train_ldm", yaml, overrides(experiment, name), die_in_a_step) == -signal.SIGKILL
+    before = manifest(experiment, name)
+    more = ["train.steps=40", "train.evaluate_every=100", "train.checkpoint_every=100"]
+    settings = overrides(experiment, name, *more)
+    assert run("train_ldm", yaml, settings, poison_the_loss) == 1
+    assert manifest(experiment, name) == before
+    assert damage(last_checkpoint(experiment, name)) is None
+
+
+def poison_the_loss() -> None:
+    import train_ldm
+
+    real = train_ldm.objective
+
+    def poisoned(*args):
+        losses = real(*args)
+        return lambda network, batch: losses(network, batch) * float("nan")
+
+    train_ldm.objective = poisoned

@@ -1,0 +1,101 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ldm.errors import UserError
+from ldm.training.checkpoint import damage, load_newest, save_checkpoint
+
+
+def tensors(value: float):
+    return {"model": {"a": torch.full((3, 2), value), "b": torch.tensor([value])}}
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    saved = {"model": {"w": torch.randn(4, 3), "half": torch.randn(5).bfloat16()}}
+    save_checkpoint(tmp_path, 7, saved, {"scaler": None})
+    step, loaded, state = load_newest(tmp_path)
+    assert step == 7 and state == {"scaler": None}
+    for name, tensor in saved["model"].items():
+        assert torch.equal(loaded["model"][name], tensor)
+        assert loaded["model"][name].dtype == tensor.dtype
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for step in (1, 2, 3, 10):
+        save_checkpoint(tmp_path, step, tensors(step), {}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_0000003", "step_0000010"]
+
+
+@pytest.mark.parametrize("harm", ["flip a byte", "truncate", "remove a file", "remove manifest"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, harm):
+    save_checkpoint(tmp_path, 1, tensors(1), {})
+    newest = save_checkpoint(tmp_path, 2, tensors(2), {})
+    file = newest / "model.safetensors"
+    if harm == "flip a byte":
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    elif harm == "truncate":
+        os.truncate(file, 10)
+    elif harm == "remove a file":
+        file.unlink()
+    else:
+        (newest / "manifest.json").unlink()
+    assert damage(newest)
+    with pytest.warns(UserWarning, match="step_0000002"):
+        assert load_newest(tmp_path).step == 1
+
+
+def test_a_run_never_starts_again_where_checkpoints_exist(tmp_path):
+    newest = save_checkpoint(tmp_path, 2, tensors(2), {})
+    (newest / "manifest.json").unlink()
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="no checkpoint"):
+        load_newest(tmp_path)
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
+    assert load_newest(tmp_path) is None and load_newest(tmp_path / "absent") is None
+
+
+KILLED = """
+import os, sys, torch
+from pathlib import Path
+from ldm.training import checkpoint
+folder = Path(sys.argv[1])
+calls = 0
+real = getattr(checkpoint, sys.argv[2])
+def dies(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[3]):
+        os.kill(os.getpid(), 9)
+    return real(*args, **kwargs)
+setattr(checkpoint, sys.argv[2], dies)
+checkpoint.save_checkpoint(folder, 2, {"m": {"a": torch.ones(4)}, "n": {"a": torch.ones(4)}}, {})
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "call"), [("save_file", 2), ("_sync", 1), ("_sha256", 2), ("_sync", 5)]
+)
+def test_a_kill_while_saving_leaves_the_last_checkpoint(tmp_path, function, call):
+    save_checkpoint(tmp_path, 1, tensors(1), {})
+    process = subprocess.run([sys.executable, "-c", KILLED, tmp_path, function, str(call)])
+    assert process.returncode == -9
+    assert load_newest(tmp_path).step == 1
+    save_checkpoint(tmp_path, 3, tensors(3), {})
+    assert {p.name for p in tmp_path.iterdir()} == {"step_0000001", "step_0000003"}
+
+
+def test_saving_the_same_step_again_leaves_the_whole_one(tmp_path):
+    path = save_checkpoint(tmp_path, 1, tensors(1), {})
+    before = json.loads((path / "manifest.json").read_text())
+    save_checkpoint(tmp_path, 1, tensors(1), {})
+    assert json.loads((path / "manifest.json").read_text()) == before
+    (path / "state.json").unlink()
+    save_checkpoint(tmp_path, 1, tensors(1), {})
+    assert damage(path) is None

@@ -1,0 +1,73 @@
+"""Real training processes for tests: started fast, killed on cue, or several at once."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from ldm.config import load_config
+
+# A fork server imports torch, diffusers and transformers once; every process is a fork of it.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["train_ldm", "train_autoencoder"])
+
+
+def _train(
+    script: str, yaml: str, overrides: list[str], environment: dict, before: Callable | None
+):
+    os.environ.update(environment)
+    if before is not None:
+        before()
+    config = load_config(yaml, overrides)
+    raise SystemExit(import_module(script).train(config))
+
+
+def start(
+    script: str,
+    yaml: str | Path,
+    overrides: list[str],
+    before: Callable[[], None] | None = None,
+    **environment: str,
+):
+    """A process that trains; `before` runs in it first (a module-level function)."""
+    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}
+    process = _context.Process(
+        target=_train, args=(script, str(yaml), overrides, environment, before)
+    )
+    process.start()
+    return process
+
+
+def run(script: str, yaml: str | Path, overrides: list[str], before=None) -> int:
+    """Train to the end of the process; its exit status (-9 where it was killed)."""
+    process = start(script, yaml, overrides, before)
+    process.join()
+    return process.exitcode
+
+
+def run_distributed(
+    script: str, yaml: str | Path, overrides: list[str], world: int, before=None
+) -> list[int]:
+    """The same on `world` CPU processes, as torchrun would start them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
+    processes = [
+        start(
+            script,
+            yaml,
+            overrides,
+            before,
+            RANK=str(r),
+            LOCAL_RANK=str(r),
+            ACCELERATE_USE_CPU="1",
+            **shared,
+        )
+        for r in range(world)
+    ]
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
