@@ -35,7 +35,7 @@ def train(config: Config) -> int:
     sources = run.sources()
 
     model = Reconstructor(vae, config.autoencoder).to(run.device)
-    network = model.configured(options)
+    model.configure(options)
     adversary = Adversary.of(terms, config.data.resolution, run.device)
     objective = Objective(config.autoencoder, vae, adversary).to(run.device)
     optimizer = accelerator.prepare(adamw(model.parameters(), options))
@@ -58,7 +58,7 @@ def train(config: Config) -> int:
         for _ in range(options.accumulation):
             batch = next(batches)
             with accelerator.autocast():
-                output = network(batch.corrupted, batch.noise)
+                output = model(batch.corrupted, batch.noise)
                 loss, parts = objective(output, batch.pixels, step)
             accelerator.backward(loss / options.accumulation)
             means.add(parts)

@@ -53,7 +53,7 @@ def load_autoencoder(path: str | Path) -> AutoencoderKL:
     if local.is_dir() and not (local / (subfolder or ".") / "config.json").is_file():
         raise UserError(f"{path} holds no config.json: it is not the folder of an autoencoder")
     try:
-        return AutoencoderKL.from_pretrained(path, subfolder=subfolder)
+        return AutoencoderKL.from_pretrained(path, subfolder=subfolder).float()
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load the autoencoder {str(path)!r}: {reason}") from None

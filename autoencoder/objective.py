@@ -66,12 +66,17 @@ class Reconstructor(nn.Module):
         latents = mean + (0.5 * logvar).exp() * noise if self.samples else mean
         return Output(self.vae.decode(latents).sample.float(), mean, logvar)
 
-    def configured(self, options: TrainConfig) -> nn.Module:
-        """What the training loop calls: this module, made as fast or small as `options` ask."""
+    def configure(self, options: TrainConfig) -> None:
+        """Make this module as fast, or as small, as the options ask."""
         self.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        torch.backends.cudnn.benchmark = True  # all of its batches have one shape
         if options.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
-        return torch.compile(self) if options.compile else self  # type: ignore[return-value]
+        if options.compile:
+            decoder = self.vae.decoder
+            # not the last layer: the adaptive weight takes gradients there and nowhere else
+            for part in (self.vae.encoder, decoder.mid_block, *decoder.up_blocks):
+                part.compile()
 
     @torch.no_grad()
     def settle(self) -> None:
