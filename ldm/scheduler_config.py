@@ -9,21 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.diffusers_schedulers import (
-    Options,
-    class_of,
-    read_scheduler,
-    spacing,
-    start,
-    write_scheduler,
-)
-from ldm.diffusion.denoise import Denoiser, check, clamp, denoiser, threshold
+from ldm.diffusion.denoise import Denoiser, boundary, check, clamp, denoiser, threshold
 from ldm.diffusion.grids import GRIDS
 from ldm.diffusion.loss import Network
 from ldm.diffusion.plane import PREDICTIONS, Level, Prediction, edm
 from ldm.diffusion.samplers import SAMPLERS, Noise
 from ldm.diffusion.schedules import SCHEDULES, Schedule
 from ldm.errors import UserError
+from ldm.scheduler_reader import Options, read_scheduler, spacing, start
+from ldm.scheduler_writer import class_of, write_scheduler
+
+# how a class's own grid differs from its name's default
+_OWN = {("UniPCMultistepScheduler", "flow"): {"top": 1 - 1e-6}}
 
 
 def _named(registry: Mapping[str, Any], name: str, what: str) -> Any:
@@ -39,13 +36,14 @@ class Spec:
     schedule_name: str = "scaled_linear"
     schedule_args: Options = field(default_factory=dict)
     prediction_name: str = "v"
-    prediction_args: Options = field(default_factory=dict)  # edm: sigma_data
+    prediction_args: Options = field(default_factory=dict)  # of edm: sigma_data, sign
     sampler: str = "ddim"
     sampler_args: Options = field(default_factory=dict)
     grid: str = "trailing"
     grid_args: Options = field(default_factory=dict)
     clip: float | None = None  # x̂0 within ± this
     thresholding: tuple[float, float] | None = None  # quantile and largest value
+    boundary: float | None = None  # a latent consistency model's timestep scaling
     learned_variance: bool = False  # the network's output has twice the channels of x
     final: str = "clean"  # the last step ends "clean", or on the table's "first" entry
     start: str = "one"  # std of the first x: "one", "sigma", or "marginal" for √(α² + σ²)
@@ -63,9 +61,10 @@ class Spec:
     @property
     def prediction(self) -> Prediction:
         """What the network's output means."""
-        if self.prediction_args:
+        prediction = _named(PREDICTIONS, self.prediction_name, "prediction")
+        if self.prediction_name == "edm":
             return edm(**self.prediction_args)
-        return _named(PREDICTIONS, self.prediction_name, "prediction")
+        return prediction
 
     def levels(self, num_inference_steps: int) -> list[Level]:
         """The noise levels to visit, num_inference_steps + 1 of them with the last step's end."""
@@ -89,8 +88,10 @@ class Spec:
         denoise = denoiser(network, self.schedule, self.prediction)
         rederive = self.sampler != "ddim"
         if self.thresholding:
-            return threshold(denoise, *self.thresholding, rederive=rederive)
-        return denoise if self.clip is None else clamp(denoise, self.clip, rederive)
+            denoise = threshold(denoise, *self.thresholding, rederive=rederive)
+        elif self.clip is not None:
+            denoise = clamp(denoise, self.clip, rederive)
+        return boundary(denoise, self.schedule, self.boundary) if self.boundary else denoise
 
     def sample(
         self,
@@ -137,21 +138,26 @@ class Spec:
         """
         _named(SAMPLERS, sampler, "sampler")
         _named(GRIDS, grid, "grid")
-        flow = config.schedule == "flow"
-        export = class_of(sampler, flow)
-        spaced = ("flow", {}) if flow and grid == "trailing" else spacing(export, grid, 1)
+        name = config.schedule
+        export = class_of(sampler, name)
+        own = {"flow": "flow", "ve": "edm", "edm": "edm"}.get(name) if grid == "trailing" else None
+        if own == "flow" and export.startswith("FlowMatch"):
+            own = "flow_match"
+        even = grid in ("karras", "exponential")
+        spaced = spacing(export, (grid, "linspace") if even else grid, 1, name)
         learned = config.learned_variance and sampler == "ddpm"
         return cls(
-            schedule_name=config.schedule,
+            schedule_name=name,
             schedule_args=dict(config.schedule_args),
             prediction_name=config.prediction,
             prediction_args=dict(getattr(config, "prediction_args", {})),
-            sampler="ddim" if flow and sampler == "euler" else sampler,
+            sampler=sampler,
             sampler_args={"variance": "learned"} if learned else {},
-            grid=spaced[0],
-            grid_args=spaced[1],
+            grid=own or spaced[0],
+            grid_args=_OWN.get((export, own), {}) if own else spaced[1],
             learned_variance=config.learned_variance,
-            start="marginal" if config.schedule == "ve" else "one" if flow else start(export, grid),
+            start={"flow": "one", "ve": "marginal", "edm": "marginal"}.get(name)
+            or start(export, grid),
         )._checked()
 
     @classmethod
@@ -173,7 +179,7 @@ class Spec:
         config = write_scheduler(asdict(self), self.schedule)
         back = Spec.from_diffusers(config)
         for f in fields(self):
-            mine, read = getattr(self, f.name), getattr(back, f.name)
+            mine, read = (_canonical(f.name, spec) for spec in (self, back))
             if f.name not in ("schedule_name", "schedule_args", "source") and mine != read:
                 raise UserError(
                     f"diffusers' {config['_class_name']} cannot express {f.name}={mine!r} (it "
@@ -189,3 +195,13 @@ class Spec:
         except ValueError as error:
             raise UserError(str(error)) from None
         return self
+
+
+def _canonical(name: str, spec: Spec) -> Any:
+    """A field's value, the same for two ways to say one thing."""
+    value = getattr(spec, name)
+    if name == "sampler" and value == "ddim" and spec.clip is spec.thresholding is None:
+        return "euler"
+    if name == "prediction_args" and spec.prediction_name == "edm":
+        return {"sigma_data": 0.5, "sign": 1.0, **value}
+    return value

@@ -57,12 +57,17 @@ def diffusers_loop(
     if hasattr(spec.schedule, "alphas_cumprod") and not config.get("use_flow_sigmas"):
         exact_tables(scheduler, spec)
     scheduler.set_timesteps(steps)
-    x = noise * scheduler.init_noise_sigma
+    x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for i, t in enumerate(scheduler.timesteps):
+        if type(scheduler).__name__ == "LCMScheduler":
+            t = t.item()  # its boundary condition is float32 for a tensor
         module = __import__(type(scheduler).__module__, fromlist=["randn_tensor"])
         if hasattr(module, "randn_tensor"):  # every draw of this step is z[i]
             module.randn_tensor = lambda *_, i=i, **__: z[i]
-        out = net(scheduler.scale_model_input(x, t), float(t))
+        out = net(
+            scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x,
+            float(t),
+        )
         x = scheduler.step(out, t, x, return_dict=False, **step)[0]
     return x
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.loss import Network
-from ldm.diffusion.plane import Estimate, Level, Prediction, fit, resolve
+from ldm.diffusion.plane import Estimate, Level, Prediction, fit, noised, resolve
 from ldm.diffusion.schedules import Schedule
 
 Denoiser = Callable[[Tensor, Level], Estimate]
+Noise = Callable[[int], Tensor]  # step -> its standard normal draw, like x
 
 
 def check(schedule: Schedule, prediction: Prediction) -> None:
@@ -40,15 +41,18 @@ def denoiser(network: Network, schedule: Schedule, prediction: Prediction) -> De
     return denoise
 
 
+def rederived(x: Tensor, x0: Tensor, level: Level) -> Tensor:
+    """The ε that makes x of x0: (x - α·x0)/σ."""
+    return fit(1 / level.sigma, x) * x - fit(level.alpha / level.sigma, x) * x0
+
+
 def _changed(denoise: Denoiser, change: Callable[[Tensor], Tensor], rederive: bool) -> Denoiser:
     """Change x̂0; keep ε̂ as it was (DDIM), or let it follow from x and the new x̂0 (DDPM)."""
 
     def changed(x: Tensor, level: Level) -> Estimate:
         estimate = denoise(x, level)
         x0, eps = change(estimate.x0), estimate.eps
-        if rederive:
-            eps = fit(1 / level.sigma, x) * x - fit(level.alpha / level.sigma, x) * x0
-        return estimate._replace(x0=x0, eps=eps)
+        return estimate._replace(x0=x0, eps=rederived(x, x0, level) if rederive else eps)
 
     return changed
 
@@ -73,3 +77,35 @@ def threshold(
         return x0.clamp(-s, s) / s
 
     return _changed(denoise, squeeze, rederive)
+
+
+def boundary(
+    denoise: Denoiser, schedule: Schedule, scaling: float = 10.0, sigma_data: float = 0.5
+) -> Denoiser:
+    """x̂0 = c_skip·x + c_out·x̂0, which is x at label 0 (Luo et al. 2023, section 3 and appendix C).
+
+    Consistency models are trained so; their noise is what follows from x and x̂0.
+    """
+
+    def consistent(x: Tensor, level: Level) -> Estimate:
+        s = schedule.label(level.t) * scaling
+        c_skip, c_out = sigma_data**2 / (s**2 + sigma_data**2), s / (s**2 + sigma_data**2).sqrt()
+        estimate = denoise(x, level)
+        x0 = fit(c_skip, x) * x + fit(c_out, x) * estimate.x0
+        return estimate._replace(x0=x0, eps=rederived(x, x0, level))
+
+    return consistent
+
+
+def inpaint(denoise: Denoiser, known: Tensor, noise: Tensor, mask: Tensor) -> Denoiser:
+    """Paint where `mask` is 1; elsewhere x0 is `known` and ε is `noise`, at every level.
+
+    The replacement method (Song et al. 2021, appendix I.2), with one noise for the whole path.
+    """
+
+    def painted(x: Tensor, level: Level) -> Estimate:
+        estimate = denoise(torch.lerp(noised(known, noise, level), x, mask), level)
+        x0, eps = torch.lerp(known, estimate.x0, mask), torch.lerp(noise, estimate.eps, mask)
+        return estimate._replace(x0=x0, eps=eps)
+
+    return painted

@@ -1,11 +1,13 @@
 """Which noise levels a sampler visits: n of a schedule, noisiest first, and the clean end."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ldm.diffusion.plane import Level, clean
+from ldm.diffusion.plane import Level, clean, noised
 from ldm.diffusion.schedules import Schedule, interpolate
 
 Grid = Callable[..., list[Level]]  # (schedule, n, **options) -> n + 1 levels
@@ -62,14 +64,76 @@ def interpolated(schedule: Schedule, n: int) -> list[Level]:
     return [*split(visited._replace(t=(index + 1) / schedule.steps)), clean()]
 
 
-def flow(schedule: Schedule, n: int) -> list[Level]:
-    """Evenly in t from 0.999, labels cut to whole numbers: DPM-Solver++'s grid for flow models."""
-    n = _count(schedule, n)
-    t = torch.linspace(0, 1 - 1 / schedule.steps, n + 1, dtype=torch.float64)[1:].flip(0)
-    visited = schedule.level(t)
-    sigma = (schedule.label(t) + 1e-9).floor() / schedule.steps  # what the network is told
-    told = schedule.time(2 * ((1 - sigma).log() - sigma.log()))
-    return [*split(visited._replace(t=told)), clean()]
+def karras(
+    schedule: Schedule,
+    n: int,
+    rho: float = 7.0,
+    between: str | None = None,
+    told: str = "exact",
+) -> list[Level]:
+    """σ/α with σ^(1/ρ) even (Karras et al. 2022, eq. 5), between the schedule's or a grid's ends.
+
+    On `edm` it is EDM's own grid; ρ = inf is even in log σ. `told` says what becomes of a label
+    between entries: "exact", "round" or "floor", as diffusers' classes differ in it.
+    """
+    _count(schedule, n)
+    ends = split(schedule.level(schedule.snap(torch.tensor([1.0, 0.0], dtype=torch.float64))))
+    if between is not None:
+        ends = GRIDS[between](schedule, n)[:-1]
+    first, last = (float(level.sigma / level.alpha) for level in (ends[0], ends[-1]))
+    if not 0 < last <= first < math.inf:
+        raise ValueError("grids even in a power of σ/α need a schedule where it is finite and > 0")
+    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
+    if rho == math.inf:
+        log_ratio = math.log(first) + ramp * (math.log(last) - math.log(first))
+    else:
+        top, bottom = first ** (1 / rho), last ** (1 / rho)
+        log_ratio = rho * (top + ramp * (bottom - top)).log()
+    visited = schedule.level(schedule.time(-2 * log_ratio))
+    if told != "exact":
+        index = visited.t * schedule.steps - 1
+        index = index.round() if told == "round" else (index + 1e-6).floor()
+        visited = visited._replace(t=(index + 1) / schedule.steps)
+    return [*split(visited), clean()]
+
+
+def flow(schedule: Schedule, n: int, top: float = 1.0) -> list[Level]:
+    """Evenly in t from 0.999, labels cut to whole numbers: DPM-Solver++'s grid for flow models.
+
+    With `top` < 1, evenly from 1 with 0.001 left out, σ at most `top`: UniPC's.
+    """
+    n, end = _count(schedule, n), 1 / schedule.steps
+    t = torch.linspace(0, 1 - end, n + 1, dtype=torch.float64)[1:].flip(0) + (end if top < 1 else 0)
+    sigma = schedule.level(t).sigma.clamp(max=top)
+    cut = (sigma * schedule.steps + 1e-9).floor() / schedule.steps  # what the network is told
+    told = schedule.time(2 * ((1 - cut).log() - cut.log()))
+    return [*split(Level(told, 1 - sigma, sigma)), clean()]
+
+
+def flow_match(schedule: Schedule, n: int) -> list[Level]:
+    """Evenly in t from 1 to the σ of the last of 1000: SD3's, which shifts that end twice."""
+    end = float(schedule.level(torch.tensor(1 / schedule.steps, dtype=torch.float64)).sigma)
+    return [*split(schedule.level(torch.linspace(1, end, n, dtype=torch.float64))), clean()]
+
+
+def lcm(schedule: Schedule, n: int, original: int = 50) -> list[Level]:
+    """n of the `original` trailing levels that a consistency model was distilled on (LCM)."""
+    if n > original:
+        raise ValueError(f"{n} sampling steps; this model was distilled on {original}")
+    place = torch.linspace(0, original, n + 1, dtype=torch.float64)[:-1].floor()
+    return _visit(schedule, (original - place) * (schedule.steps // original) - 1)
+
+
+def renoise(
+    x0: Tensor, noise: Tensor, levels: list[Level], strength: float
+) -> tuple[Tensor, list[Level]]:
+    """Start from a noised image: the last `strength` of the steps, and x at the first of them.
+
+    SDEdit (Meng et al. 2022); counted as diffusers does. To stop early, cut `levels` short.
+    """
+    steps = len(levels) - 1
+    rest = levels[steps - min(int(steps * strength), steps) :]
+    return noised(x0, noise, rest[0]), rest
 
 
 GRIDS: dict[str, Grid] = {
@@ -77,5 +141,10 @@ GRIDS: dict[str, Grid] = {
     "trailing": trailing,
     "linspace": linspace,
     "interpolated": interpolated,
+    "karras": karras,
+    "edm": karras,
+    "exponential": partial(karras, rho=math.inf),
     "flow": flow,
+    "flow_match": flow_match,
+    "lcm": lcm,
 }

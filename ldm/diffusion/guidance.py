@@ -6,10 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ldm.diffusion.denoise import Denoiser
 from ldm.diffusion.loss import Network
-from ldm.diffusion.plane import Level
+from ldm.diffusion.plane import Estimate, Level, fit
 
 Scale = float | Callable[[Level], float]
+LogProb = Callable[[Tensor, Level], Tensor]
 
 
 def cfg(
@@ -24,8 +26,9 @@ def cfg(
 
     `scale` may depend on the level. Outside `interval`, in σ/α, the conditional network stands
     alone (Kynkäänniemi et al. 2024). `rescale` pulls F's standard deviation back to the
-    conditional's (Lin et al. 2023, eq. 15-16). A negative prompt is `uncond` with that prompt.
-    `pair` gives (F_c, F_u) from one call. Channels beyond x's, a learned variance, are F_c's.
+    conditional's (Lin et al. 2023, eq. 15-16). A negative prompt is `uncond` with that prompt;
+    autoguidance is a weaker network in its place (Karras et al. 2024, eq. 3). `pair` gives
+    (F_c, F_u) from one call. Channels beyond x's, a learned variance, are F_c's.
     """
 
     def guided(x: Tensor, level: Level) -> Tensor:
@@ -46,3 +49,57 @@ def cfg(
         return torch.cat([f, out[:, channels:]], dim=1)
 
     return guided
+
+
+def perturbed(guided: Network, cond: Network, worse: Network, scale: Scale) -> Network:
+    """F + scale·(F_c - F_worse): perturbed-attention guidance (Ahn et al. 2024, eq. 16).
+
+    `worse` is `cond` with its self-attention maps replaced by the identity; `guided` is `cond`, or
+    cfg of it.
+    """
+
+    def both(x: Tensor, level: Level) -> Tensor:
+        s = scale(level) if callable(scale) else scale
+        f = guided(x, level)
+        return f if s == 0 else f + s * (cond(x, level) - worse(x, level))
+
+    return both
+
+
+def steer(denoise: Denoiser, log_prob: LogProb, scale: float = 1.0) -> Denoiser:
+    """Classifier guidance: the score + scale·∇ log p(y | x) (Dhariwal & Nichol 2021, section 4).
+
+    `log_prob(x, level)` gives (B,) and knows noisy x. Needs α > 0.
+    """
+
+    def steered(x: Tensor, level: Level) -> Estimate:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(log_prob(leaf, level).sum(), leaf)
+        return _pushed(denoise(x, level), scale * gradient, level)
+
+    return steered
+
+
+def steer_x0(denoise: Denoiser, log_prob: Callable[[Tensor], Tensor], scale: float) -> Denoiser:
+    """The same with log p(y | x̂0(x)), its gradient taken through the denoiser.
+
+    For what knows clean images alone: CLIP guidance (GLIDE, Nichol et al. 2022, section 2.4) is
+    log_prob = similarity(embed(decode(x̂0)), text); also DPS (Chung et al. 2023, eq. 16).
+    """
+
+    def steered(x: Tensor, level: Level) -> Estimate:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            estimate = denoise(leaf, level)
+            (gradient,) = torch.autograd.grad(log_prob(estimate.x0).sum(), leaf)
+        estimate = estimate._replace(x0=estimate.x0.detach(), eps=estimate.eps.detach())
+        return _pushed(estimate, scale * gradient, level)
+
+    return steered
+
+
+def _pushed(estimate: Estimate, gradient: Tensor, level: Level) -> Estimate:
+    """The estimate whose score is larger by `gradient`."""
+    x0 = estimate.x0 + fit(level.sigma**2 / level.alpha, gradient) * gradient
+    return estimate._replace(x0=x0, eps=estimate.eps - fit(level.sigma, gradient) * gradient)

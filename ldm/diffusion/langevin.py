@@ -5,9 +5,8 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from ldm.diffusion.denoise import Denoiser
-from ldm.diffusion.plane import Level, fit, posterior
-from ldm.diffusion.samplers import Noise, step
+from ldm.diffusion.denoise import Denoiser, Noise
+from ldm.diffusion.plane import Level, fit, posterior, step
 
 
 def langevin_step(denoiser: Denoiser, x: Tensor, level: Level, size: float, z: Tensor) -> Tensor:

@@ -1,14 +1,27 @@
 """The training loss: which times are drawn, how levels are weighted, and what is compared."""
 
+import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from ldm.diffusion.plane import Level, Prediction, error_gain, fit, noised, target
-from ldm.diffusion.schedules import Schedule
+from ldm.diffusion.plane import (
+    Level,
+    Prediction,
+    error_gain,
+    fit,
+    noised,
+    posterior,
+    resolve,
+    target,
+)
+from ldm.diffusion.schedules import Schedule, interpolate
 
 Network = Callable[[Tensor, Level], Tensor]  # (x, level) -> F, conditioning already bound
-Weighting = Callable[..., Tensor]  # (level, **options) -> weight on |x̂0 - x0|²
+Weighting = Callable[..., Tensor]  # (level, schedule, **options) -> weight on |x̂0 - x0|²
 TimeSampler = Callable[..., Tensor]  # (u in [0, 1), schedule, **options) -> t; a quantile function
 
 
@@ -17,18 +30,131 @@ def uniform(u: Tensor, schedule: Schedule) -> Tensor:
     return schedule.snap(u)
 
 
-def min_snr(level: Level, gamma: float = 5.0) -> Tensor:
-    """min(SNR, γ) in x0-space (Hang et al. 2023, section 3.4): one formula for every prediction."""
+def lognormal(u: Tensor, schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Tensor:
+    """log σ/α normal (EDM, Karras et al. 2022, table 1)."""
+    return schedule.snap(schedule.time(-2 * (mean + std * _normal(u))))
+
+
+def logit_normal(u: Tensor, schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """log t/(1-t) normal (SD3, Esser et al. 2024, eq. 19)."""
+    return schedule.snap((mean + std * _normal(u)).sigmoid())
+
+
+def _normal(u: Tensor) -> Tensor:
+    return torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9))
+
+
+class Importance:
+    """Times where the loss was large: p ∝ √E[L²] of the last losses in each of `bins` equal spans.
+
+    Improved DDPM (Nichol & Dhariwal 2021, section 3.3). Uniform until every bin has its history.
+    Feed it with `update`, multiply losses by `weight` to leave their mean unbiased, and keep
+    `losses` in checkpoints.
+    """
+
+    def __init__(self, bins: int = 50, history: int = 10, uniform: float = 0.01) -> None:
+        self.losses = torch.full((bins, history), math.nan, dtype=torch.float64)
+        self.uniform = uniform
+
+    def _share(self) -> Tensor:
+        root = self.losses.square().mean(1).sqrt()
+        if not root.isfinite().all() or root.sum() == 0:
+            root = torch.ones_like(root)
+        return torch.lerp(root / root.sum(), torch.ones_like(root) / len(root), self.uniform)
+
+    def _bin(self, t: Tensor) -> Tensor:
+        return ((t.cpu() * len(self.losses) - 1e-6).ceil().long() - 1).clamp(0)
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        edges = torch.linspace(0, 1, len(self.losses) + 1, dtype=torch.float64)
+        reached = torch.cat([edges[:1], self._share().cumsum(0)])
+        return schedule.snap(interpolate(u, reached, edges))
+
+    def weight(self, t: Tensor) -> Tensor:
+        """Uniform density over this one's, at t (B,)."""
+        return (1 / (self._share() * len(self.losses)))[self._bin(t)].to(t.device)
+
+    def update(self, t: Tensor, loss: Tensor) -> None:
+        """Remember the losses (B,) at times t (B,)."""
+        for i, value in zip(self._bin(t).tolist(), loss.tolist(), strict=True):
+            self.losses[i] = torch.cat([self.losses[i, 1:], self.losses.new_tensor([value])])
+
+
+TIME_SAMPLERS: dict[str, TimeSampler | type[Importance]] = {
+    "uniform": uniform,
+    "lognormal": lognormal,
+    "logit_normal": logit_normal,
+    "importance": Importance,
+}
+
+
+def time_sampler(name: str, **options: Any) -> Callable[[Tensor, Schedule], Tensor]:
+    """The time sampler of that name with its options bound; a class is one with a memory."""
+    sampler = TIME_SAMPLERS[name]
+    return sampler(**options) if isinstance(sampler, type) else partial(sampler, **options)
+
+
+def sobol(index: Tensor, shift: float = 0.0) -> Tensor:
+    """Sobol's sequence in one dimension: u (B,) in [0, 1) of the examples `index` (B,) of a run.
+
+    The mirrored bits of the index, rotated by a random `shift`: any 2^k examples in a row fall
+    into 2^k equal strata, within a batch and over batches.
+    """
+    bits = torch.arange(52, device=index.device)
+    mirrored = ((index.long()[:, None] >> bits) & 1) * 0.5 ** (bits.double() + 1)
+    return (mirrored.sum(1) + shift) % 1
+
+
+def below(level: Level, schedule: Schedule) -> Level:
+    """The level one table step cleaner."""
+    return schedule.level((level.t - 1 / schedule.steps).clamp(min=0))
+
+
+def vlb(level: Level, schedule: Schedule) -> Tensor:
+    """½·(SNR_{t-1} - SNR_t), nats of a step's KL (VDM, Kingma et al. 2021, eq. 14).
+
+    The first step is DDPM's decoder of variance β_1: ½/σ². In ε-space, λ_t = β²/(2σ²α(1-ᾱ)).
+    """
+    snr = below(level, schedule).snr
+    return torch.where(snr.isinf(), 1 / level.sigma**2, snr - level.snr) / 2
+
+
+def min_snr(level: Level, schedule: Schedule, gamma: float = 5.0) -> Tensor:
+    """min(SNR, γ) (Hang et al. 2023, section 3.4): one formula for every prediction."""
     return level.snr.clamp(max=gamma)
 
 
-TIME_SAMPLERS: dict[str, TimeSampler] = {
-    "uniform": uniform,
-}
+def p2(level: Level, schedule: Schedule, k: float = 1.0, gamma: float = 1.0) -> Tensor:
+    """SNR/(k + SNR)^γ: less weight on small noise (P2, Choi et al. 2022, eq. 8)."""
+    return level.snr / (k + level.snr) ** gamma
+
+
+def debiased(level: Level, schedule: Schedule) -> Tensor:
+    """√SNR: 1/√SNR on ε (Yu et al. 2023, eq. 14)."""
+    return level.snr.sqrt()
+
+
+def edm(level: Level, schedule: Schedule, sigma_data: float = 0.5) -> Tensor:
+    """SNR + 1/σ_data², which is 1 on EDM's F (Karras et al. 2022, table 1)."""
+    return level.snr + sigma_data**-2
+
+
+def sigmoid(level: Level, schedule: Schedule, bias: float = 2.0) -> Tensor:
+    """SNR·sigmoid(bias - log SNR), a monotone weighting (VDM++, Kingma & Gao 2023, table 1).
+
+    Their w(λ) on ε; the density of λ is the time sampler's.
+    """
+    return level.snr * (bias - level.log_snr).sigmoid()
+
 
 WEIGHTINGS: dict[str, Weighting | None] = {
     "simple": None,  # plain mean squared error on F: DDPM's L_simple where F is ε
+    "vlb": vlb,
     "min_snr": min_snr,
+    "p2": p2,
+    "debiased": debiased,
+    "edm": edm,
+    "sigmoid": sigmoid,
 }
 
 
@@ -43,12 +169,33 @@ def denoising_loss(
 ) -> Tensor:
     """Squared error of F, mean over elements, for each of the batch: (B,).
 
-    x0 and eps are (B, ...), t is (B,). A weighting is in x0-space and is turned into F's own.
+    x0 and eps are (B, ...), t is (B,). A weighting is in x0-space and is turned into F's own. Where
+    the network outputs twice x's channels, the second half is the learned variance, and this is
+    Improved DDPM's L_hybrid (Nichol & Dhariwal 2021, eq. 16): + 0.001·L_vlb.
     """
     level = schedule.level(t)
     x = noised(x0, eps, level)
-    out = network(fit(prediction.c_in(level), x) * x, level)
+    out, *var = network(fit(prediction.c_in(level), x) * x, level).split(x.shape[1], dim=1)
     error = (out - target(x0, eps, level, prediction)).square().flatten(1).mean(1)
-    if weighting is None:
-        return error
-    return (weighting(level) / error_gain(level, prediction)).to(error) * error
+    if weighting is not None:
+        error = (weighting(level, schedule) / error_gain(level, prediction)).to(error) * error
+    if var:
+        mean = resolve(x, out.detach().to(x), level, prediction).x0  # var alone learns from the VLB
+        bits = variance_bits(x0, mean, var[0].to(x), level, below(level, schedule))
+        error = error + 0.001 * schedule.steps * bits.flatten(1).mean(1)
+    return error
+
+
+def variance_bits(x0: Tensor, estimate: Tensor, var: Tensor, a: Level, b: Level) -> Tensor:
+    """L_vlb of the step a→b in bits per element, its variance interpolated by var in [-1, 1].
+
+    Improved DDPM eq. 15. A step to the clean level is the decoder's, of variance β.
+    """
+    small, large = posterior(a, b)
+    first = b.sigma == 0
+    low = torch.where(first, large, small).log()
+    log_var = torch.lerp(fit(low, x0), fit(large.log(), x0), (var + 1) / 2)
+    moved = fit(b.alpha * large / a.sigma**2, x0) * (x0 - estimate)
+    rest = torch.where(first, math.log(2 * math.pi), -1 - low)
+    nats = 0.5 * ((moved**2 + fit(small, x0)) * (-log_var).exp() + log_var + fit(rest, x0))
+    return nats / math.log(2)

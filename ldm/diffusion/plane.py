@@ -75,11 +75,11 @@ class Prediction:
         return level.alpha * q - level.sigma * p
 
 
-def edm(sigma_data: float = 0.5) -> Prediction:
+def edm(sigma_data: float = 0.5, sign: float = 1.0) -> Prediction:
     """EDM's preconditioned F, unit variance in and out (Karras et al. 2022, table 1), on any path.
 
     Their D = c_skip·x + c_out·F, solved for F and written without division by σ or α. On a
-    variance-preserving path and with σ_data = 1 it is -v.
+    variance-preserving path and with σ_data = 1 it is -v; `sign` -1 flips F.
     """
 
     def norm(level: Level) -> Tensor:
@@ -87,7 +87,7 @@ def edm(sigma_data: float = 0.5) -> Prediction:
 
     def direction(level: Level) -> tuple[Tensor, Tensor]:
         s = norm(level)
-        return level.sigma / (sigma_data * s), -level.alpha * sigma_data / s
+        return sign * level.sigma / (sigma_data * s), -sign * level.alpha * sigma_data / s
 
     return Prediction(direction, lambda level: 1 / norm(level))
 
@@ -150,3 +150,11 @@ def posterior(a: Level, b: Level) -> tuple[Tensor, Tensor]:
     """
     lost = 1 - (a.alpha * b.sigma / (b.alpha * a.sigma)) ** 2
     return b.sigma**2 * lost, a.sigma**2 * lost
+
+
+def step(estimate: Estimate, b: Level, std: Tensor, z: Tensor | None = None) -> Tensor:
+    """x_b = α_b·x̂0 + √(σ_b² - std²)·ε̂ + std·z: DDIM (Song et al. 2021) eq. 12, on any path."""
+    x0, eps = estimate.x0, estimate.eps
+    kept = (b.sigma**2 - std**2).clamp(min=0).sqrt()
+    x = fit(b.alpha, x0) * x0 + fit(kept, x0) * eps
+    return x if z is None else x + fit(std, x0) * z

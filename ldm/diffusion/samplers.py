@@ -5,24 +5,17 @@ x, so that each image can have a seed of its own; deterministic solvers ignore i
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ldm.diffusion.denoise import Denoiser
-from ldm.diffusion.plane import Estimate, Level, fit, posterior
+from ldm.diffusion.denoise import Denoiser, Noise, rederived
+from ldm.diffusion.langevin import langevin, predictor_corrector
+from ldm.diffusion.plane import Estimate, Level, fit, posterior, step
 
-Noise = Callable[[int], Tensor]
 Sampler = Callable[..., Iterator[Tensor]]  # (denoiser, x, levels, noise=None, **options)
-
-
-def step(estimate: Estimate, b: Level, std: Tensor, z: Tensor | None = None) -> Tensor:
-    """x_b = α_b·x̂0 + √(σ_b² - std²)·ε̂ + std·z: DDIM (Song et al. 2021) eq. 12, on any path."""
-    x0, eps = estimate.x0, estimate.eps
-    kept = (b.sigma**2 - std**2).clamp(min=0).sqrt()
-    x = fit(b.alpha, x0) * x0 + fit(kept, x0) * eps
-    return x if z is None else x + fit(std, x0) * z
 
 
 def _fresh(std: Tensor, noise: Noise | None, i: int) -> Tensor | None:
@@ -51,13 +44,6 @@ def ancestral(
         std = eta * posterior(a, b)[0].sqrt()
         x = step(denoiser(x, a), b, std, _fresh(std, noise, i))
         yield x
-
-
-def euler(
-    denoiser: Denoiser, x: Tensor, levels: Sequence[Level], noise: Noise | None = None
-) -> Iterator[Tensor]:
-    """Euler's method in σ/α (Karras et al. 2022, algorithm 1 without its second half): DDIM."""
-    return ancestral(denoiser, x, levels)
 
 
 def ddpm(
@@ -133,22 +119,84 @@ def dpmpp_2m(
     """
     last, before = len(levels) - 2, None
     for i, (a, b) in enumerate(pairwise(levels)):
-        x0 = extrapolated = denoiser(x, a).x0
+        x0 = ahead = denoiser(x, a).x0
         h = (b.log_snr - a.log_snr) / 2
         first_order = i == last and (b.sigma == 0 or (lower_order_final and last < 14))
         if before is not None and not first_order:
-            extrapolated = x0 + fit(h / (2 * before[0]), x) * (x0 - before[1])
-        eps = fit(1 / a.sigma, x) * x - fit(a.alpha / a.sigma, x) * extrapolated
+            ahead = x0 + fit(h / (2 * before[0]), x) * (x0 - before[1])
         std = eta * posterior(a, b)[0].sqrt()
-        x = step(Estimate(extrapolated, eps), b, std, _fresh(std, noise, i))
-        before = h, x0
+        estimate = Estimate(ahead, rederived(x, ahead, a))
+        x, before = step(estimate, b, std, _fresh(std, noise, i)), (h, x0)
+        yield x
+
+
+def unipc(
+    denoiser: Denoiser,
+    x: Tensor,
+    levels: Sequence[Level],
+    noise: Noise | None = None,
+    lower_order_final: bool = True,
+) -> Iterator[Tensor]:
+    """UniPC of order 2 with B₂(h) (Zhao et al. 2023, algorithms 5-8), one evaluation a step.
+
+    Its predictor is DPM-Solver++(2M); x̂0 at the level reached then corrects the step that led
+    there. Both are DDIM steps from x with an x̂0 of their own.
+    """
+    steps = len(levels) - 1
+    known: list[tuple[Level, Tensor, Tensor]] = []  # levels with their corrected x and x̂0
+    for i, (a, b) in enumerate(pairwise(levels)):
+        x0 = denoiser(x, a).x0
+        if known:
+            x = _corrected(known, a, x0, min(2, i, steps - i + 1 if lower_order_final else 2))
+        ahead = x0
+        if i > 0 and b.sigma > 0 and not (lower_order_final and i == steps - 1):
+            s, _, x0_s = known[-1]
+            ahead = x0 + fit((b.log_snr - a.log_snr) / (a.log_snr - s.log_snr) / 2, x) * (x0 - x0_s)
+        known = [*known[-1:], (a, x, x0)]
+        x = step(Estimate(ahead, rederived(x, ahead, a)), b, torch.zeros_like(b.sigma))
+        yield x
+
+
+def _corrected(
+    known: list[tuple[Level, Tensor, Tensor]], b: Level, x0_b: Tensor, order: int
+) -> Tensor:
+    """UniC: the step from the last known level to b again, now that x̂0 at b is known."""
+    a, x, x0 = known[-1]
+    if order == 1:
+        mean = (x0 + x0_b) / 2
+    else:
+        h = (b.log_snr - a.log_snr) / 2
+        r = (known[0][0].log_snr - a.log_snr) / 2 / h
+        phi1 = torch.expm1(-h)
+        phi2 = -phi1 / h - 1
+        phi3 = -phi2 / h - 0.5
+        rho = (phi2 - 2 * phi3) / phi1 / (1 - r)
+        mean = x0 + fit(rho / r, x) * (known[0][2] - x0) + fit(phi2 / phi1 - rho, x) * (x0_b - x0)
+    return step(Estimate(mean, rederived(x, mean, a)), b, torch.zeros_like(b.sigma))
+
+
+def consistency(
+    denoiser: Denoiser, x: Tensor, levels: Sequence[Level], noise: Noise | None = None
+) -> Iterator[Tensor]:
+    """Multistep consistency sampling: x̂0, noised afresh (Song et al. 2023, algorithm 1).
+
+    With the `boundary` that latent consistency models are trained with, this is LCM's sampler.
+    """
+    for i, (a, b) in enumerate(pairwise(levels)):
+        x = step(denoiser(x, a), b, b.sigma, _fresh(b.sigma, noise, i))
         yield x
 
 
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": ddpm,
     "ddim": ancestral,
-    "euler": euler,
+    "euler": ancestral,
+    "euler_ancestral": partial(ancestral, eta=1.0),
     "heun": heun,
     "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": partial(dpmpp_2m, eta=1.0),
+    "unipc": unipc,
+    "consistency": consistency,
+    "langevin": langevin,
+    "predictor_corrector": predictor_corrector,
 }
