@@ -19,7 +19,7 @@ SCENES: dict[str, tuple[tuple[float, float, float], ...]] = {
     "meadow": ((98, 0.48, 0.72), (122, 0.62, 0.38), (88, 0.52, 0.86)),
     "sky": ((210, 0.52, 0.82), (201, 0.30, 0.95), (203, 0.26, 0.98)),
     "night": ((232, 0.62, 0.13), (248, 0.50, 0.27), (236, 0.55, 0.36)),
-    "soil": ((26, 0.44, 0.42), (18, 0.54, 0.22), (30, 0.42, 0.50)),
+    "soil": ((27, 0.46, 0.46), (20, 0.56, 0.24), (32, 0.44, 0.54)),
     "sea": ((184, 0.40, 0.84), (178, 0.68, 0.54), (174, 0.34, 0.90)),
 }
 LIGHT = np.array([-0.6, -0.8])  # where it comes from; y runs downwards
@@ -87,7 +87,8 @@ def _background(canvas: _Canvas, flower: Flower) -> None:
     soft = canvas.blobs(u[1:11], u[11:21], 0.07 + 0.16 * u[21:31], 0.25 + 0.5 * u[31:41])
     canvas.over(everywhere, glow[:, None, None], np.clip(soft * 0.55, 0, 0.75))
     dark = canvas.blobs(u[5:13], 1 - u[21:29], 0.10 + 0.12 * u[31:39], 0.10 + 0.15 * u[11:19])
-    canvas.darken(everywhere, np.clip(dark * (0.35 if flower.background == "sky" else 1), 0, 0.3))
+    murk = 0.35 if flower.background in ("sky", "sea") else 1.0
+    canvas.darken(everywhere, np.clip(dark * murk, 0, 0.3))
     if flower.background == "night":
         stars = canvas.blobs(u[:40], u[24:], np.full(40, 0.004), 0.4 + 0.6 * np.roll(u, 7)[:40])
         canvas.over(everywhere, np.array([0.95, 0.95, 1.0])[:, None, None], np.clip(stars, 0, 0.9))
@@ -112,7 +113,7 @@ def _petal(
     a = (u - 1/2) / (1/2) and b = v / (width * (1 + taper * (u - 1/2))): an egg, pointed or round.
     """
     corners = np.array([[0, 0, 1, 1], [-1.3 * width, 1.3 * width] * 2])
-    where = canvas.window(frame @ corners + base[:, None], 0.03 + shadow * 0.03)
+    where = canvas.window(frame @ corners + base[:, None], 0.05 if shadow else 2 * canvas.pixel)
     x, y = canvas.axis[where[1]] - base[0], canvas.axis[where[0]][:, None] - base[1]
     if not x.size or not y.size:
         return
