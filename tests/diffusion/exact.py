@@ -68,3 +68,9 @@ def law(sample: Callable[[Tensor, Callable[[int], Tensor]], Tensor], dim: int, d
     out = sample(units[0], lambda i: units[1 + i])
     response = out[1:] - out[0]
     return out[0], response.T @ response
+
+
+def flow_map(mean: Tensor, covariance: Tensor, x: Tensor, a: Level, b: Level) -> Tensor:
+    """Where the probability flow takes x (B, D) from level a to level b."""
+    (m_a, c_a), (m_b, c_b) = (marginal(mean, covariance, level) for level in (a, b))
+    return m_b + (x - m_a) @ (_power(c_b, 0.5) @ _power(c_a, -0.5)).T
