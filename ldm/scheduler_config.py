@@ -14,7 +14,7 @@ from ldm.diffusion.grids import GRIDS
 from ldm.diffusion.loss import Network
 from ldm.diffusion.plane import PREDICTIONS, Level, Prediction, edm
 from ldm.diffusion.samplers import SAMPLERS, Noise
-from ldm.diffusion.schedules import SCHEDULES, Schedule
+from ldm.diffusion.schedules import SCHEDULES, Discrete, Schedule
 from ldm.errors import UserError
 from ldm.scheduler_reader import Options, read_scheduler, spacing, start
 from ldm.scheduler_writer import class_of, write_scheduler
@@ -45,7 +45,7 @@ class Spec:
     thresholding: tuple[float, float] | None = None  # quantile and largest value
     boundary: float | None = None  # a latent consistency model's timestep scaling
     learned_variance: bool = False  # the network's output has twice the channels of x
-    final: str = "clean"  # the last step ends "clean", or on the table's "first" entry
+    final: str = "clean"  # the last step ends "clean", on the "first" entry, or on that as x/α
     start: str = "one"  # std of the first x: "one", "sigma", or "marginal" for √(α² + σ²)
     source: Options | None = field(default=None, compare=False, repr=False)  # diffusers' own dict
 
@@ -58,6 +58,12 @@ class Spec:
         except TypeError as error:
             raise UserError(f"schedule {self.schedule_name}: {error}") from None
 
+    @cached_property
+    def _visited(self) -> Schedule:
+        """What grids are laid on: the schedule, or the table that a learned one exports as."""
+        betas = getattr(self.schedule, "betas", None)
+        return Discrete(betas()) if callable(betas) else self.schedule
+
     @property
     def prediction(self) -> Prediction:
         """What the network's output means."""
@@ -66,17 +72,23 @@ class Spec:
             return edm(**self.prediction_args)
         return prediction
 
+    @torch.no_grad()
     def levels(self, num_inference_steps: int) -> list[Level]:
         """The noise levels to visit, num_inference_steps + 1 of them with the last step's end."""
         try:
             grid = _named(GRIDS, self.grid, "grid")
-            levels = grid(self.schedule, num_inference_steps, **self.grid_args)
+            levels = grid(self._visited, num_inference_steps, **self.grid_args)
         except ValueError as error:
             raise UserError(str(error)) from None
-        if self.final == "first":
-            levels[-1] = self.schedule.level(torch.tensor(1 / self.schedule.steps).double())
+        if self.final != "clean":
+            first = self._visited.level(torch.tensor(1 / self.schedule.steps, dtype=torch.float64))
+            scale = first.alpha if self.final == "ratio" else torch.ones_like(first.alpha)
+            levels[-1] = Level(first.t, first.alpha / scale, first.sigma / scale)
+        if self._visited is not self.schedule:  # a learned one has a time of its own
+            levels = [level._replace(t=self.schedule.time(level.log_snr)) for level in levels]
         return levels
 
+    @torch.no_grad()
     def initial(self, noise: Tensor) -> Tensor:
         """Standard normal noise, scaled to what the first level expects."""
         _, alpha, sigma = self.schedule.level(torch.ones((), dtype=torch.float64))
@@ -124,8 +136,8 @@ class Spec:
         steps = self.schedule.steps
         targets = []
         for level in levels[:-1]:
-            index = (level.t * steps - 1).round() - steps // n
-            targets.append(self.schedule.level((index + 1) / steps) if index >= 0 else levels[-1])
+            index = self.schedule.label(level.t).round() - steps // n
+            targets.append(self._visited.level((index + 1) / steps) if index >= 0 else levels[-1])
         return targets
 
     @classmethod
@@ -176,7 +188,7 @@ class Spec:
         """
         if self.source is not None and Spec.from_diffusers(self.source) == self:
             return dict(self.source)
-        config = write_scheduler(asdict(self), self.schedule)
+        config = write_scheduler(asdict(self), self._visited)
         back = Spec.from_diffusers(config)
         for f in fields(self):
             mine, read = (_canonical(f.name, spec) for spec in (self, back))
@@ -185,8 +197,8 @@ class Spec:
                     f"diffusers' {config['_class_name']} cannot express {f.name}={mine!r} (it "
                     f"reads back as {read!r}), so this model cannot be exported as it is"
                 )
-        t = torch.arange(1, 11, dtype=torch.float64) / 10
-        assert torch.allclose(self.schedule.level(t).alpha, back.schedule.level(t).alpha, atol=1e-3)
+        for mine, theirs in zip(self.levels(10), back.levels(10), strict=True):
+            assert torch.allclose(torch.stack(mine[1:]), torch.stack(theirs[1:]), atol=1e-3)
         return config
 
     def _checked(self) -> "Spec":

@@ -83,17 +83,18 @@ def _read_common(read: _Reader) -> Options:
     grid, grid_args = spacing(read.name, wanted, read("steps_offset"), schedule)
     clean = read("set_alpha_to_one", default=True)
     clean = read("final_sigmas_type", "zero", "sigma_min", default="zero") == "zero" and clean
+    known = [p for p in PREDICTIONS if p != "flow_prediction" or read.values.get("use_flow_sigmas")]
     clip, limit = read("clip_sample"), read("clip_sample_range", default=1.0)
     thresholding, *threshold = (read(key) for key in _CLIPPING)
     return {
         "schedule_name": schedule,
         "schedule_args": schedule_args,
-        "prediction_name": PREDICTIONS[read("prediction_type", *PREDICTIONS)],
+        "prediction_name": PREDICTIONS[read("prediction_type", *known)],
         "grid": grid,
         "grid_args": grid_args,
         "clip": limit if clip and not thresholding else None,
         "thresholding": tuple(threshold) if thresholding else None,
-        "final": "clean" if clean else "first",
+        "final": "clean" if clean else "ratio" if read.name in _SIGMA else "first",
         "start": start(read.name, read.values["timestep_spacing"]),
     }
 

@@ -76,7 +76,7 @@ def write_scheduler(spec: Options, schedule: Schedule) -> Options:
             "flow_shift": shift,
             "timestep_spacing": "linspace",
         }
-    return config | _betas(spec, schedule)
+    return config | _betas(spec, schedule, name == "DDPMScheduler")
 
 
 def _solver(name: str, spec: Options) -> Options:
@@ -98,7 +98,7 @@ def _solver(name: str, spec: Options) -> Options:
         config["solver_order"] = 2 if sampler.startswith("dpmpp") else 1
         stochastic = sampler in ("dpmpp_2m_sde", "euler_ancestral")
         config["algorithm_type"] = "sde-dpmsolver++" if stochastic else "dpmsolver++"
-    if name in ("DDPMScheduler", "DDIMScheduler", "LCMScheduler"):
+    if name in ("DDPMScheduler", "DDIMScheduler", "LCMScheduler", "HeunDiscreteScheduler"):
         config["clip_sample"] = spec["clip"] is not None
         config["clip_sample_range"] = spec["clip"] or 1.0
     elif name != "EulerAncestralDiscreteScheduler":
@@ -134,11 +134,14 @@ def _edm(spec: Options, schedule: Schedule) -> Options:
     return config | _thresholding(spec)
 
 
-def _betas(spec: Options, schedule: Schedule) -> Options:
+def _betas(spec: Options, schedule: Schedule, ddpm: bool) -> Options:
     """The β of a schedule: by name where diffusers has the name, as numbers otherwise."""
     steps, name, options = schedule.steps, spec["schedule_name"], spec["schedule_args"]
-    names = {v: k for k, v in BETAS.items()}
+    names = {v: k for k, v in BETAS.items()} | ({"sigmoid": "sigmoid"} if ddpm else {})
     config: Options = {"num_train_timesteps": steps}
+    if name == "table":
+        zero = bool(options.get("zero_snr", False))
+        return config | {"trained_betas": options["betas"], "rescale_betas_zero_snr": zero}
     if name in names and "max_beta" not in options:
         config["beta_schedule"] = names[name]
         for key, parameter in inspect.signature(SCHEDULES[name]).parameters.items():
