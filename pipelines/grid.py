@@ -72,3 +72,15 @@ def _wrapped(
                 lines.append("")
             lines[-1] += character
     return lines
+
+
+def tiled(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures side by side, `columns` in a row, each row as high as its highest."""
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    width = max(tile.width for tile in tiles)
+    heights = [max(tile.height for tile in row) for row in rows]
+    grid = Image.new("RGB", (width * min(columns, len(tiles)), sum(heights)), BACKGROUND)
+    for number, row in enumerate(rows):
+        for column, tile in enumerate(row):
+            grid.paste(tile, (column * width, sum(heights[:number])))
+    return grid

@@ -1,11 +1,21 @@
 """Tiny pipelines: this project's own, and stock Stable Diffusion folders."""
 
+import json
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
 
 from ldm.conditioning import build_conditioner
-from ldm.config import ConditioningConfig, DiffusionConfig
+from ldm.config import (
+    ConditioningConfig,
+    Config,
+    DiffusionConfig,
+    SampleConfig,
+    TrainConfig,
+    save_config,
+)
 from ldm.scheduler_config import Spec
 from ldm.unet import build_unet
 from pipelines.folder import StockDefaults
@@ -48,9 +58,16 @@ def tiny_pipeline(kind="joint", **spec):
     spec = Spec.from_diffusion_config(
         DiffusionConfig(**{k: spec.pop(k) for k in ("schedule", "prediction") if k in spec}), **spec
     )
-    pipe = TextToImagePipeline.from_parts(vae, unet, conditioner, spec, DEFAULTS)
+    return quiet(TextToImagePipeline.from_parts(vae, unet, conditioner, spec, DEFAULTS))
+
+
+def quiet(pipe):
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 def stock_pipeline(scheduler, kind="joint"):
@@ -65,8 +82,37 @@ def stock_pipeline(scheduler, kind="joint"):
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return quiet(pipe)
+
+
+def write_run(folder):
+    """A run folder as training leaves it half-way: config, figures, a sample grid, an export."""
+    config = Config(
+        name="tiny",
+        output=str(folder),
+        train=TrainConfig(steps=40),
+        sample=SampleConfig(prompts=("a red flower", "a white daisy")),
+    )
+    run = config.folder
+    for stage, steps in (("autoencoder", 30), ("ldm", 20)):
+        (run / stage / "samples").mkdir(parents=True)
+        lines = []
+        for step in range(10, steps + 1, 10):
+            figures = {"loss": 1 / step, "learning_rate": 1e-4, "gradient_norm": 1.0 + step}
+            lines.append(
+                {"step": step, "images_per_second": 50.0, "peak_memory_gib": 1.0, **figures}
+            )
+        levels = {f"validation/level_{k:02d}": 0.1 * (k + 1) for k in range(10)}
+        if stage == "ldm":
+            lines += [{"step": s, "validation/loss": 5.0 / s, **levels} for s in (10, 20)]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (run / stage / "metrics.jsonl").write_text(text + '{"step": 30, "lo')  # cut by a kill
+    for step in (10, 20):
+        picture = Image.new("RGB", (8, 8), (step, 0, 0))
+        picture.save(run / "ldm" / "samples" / f"step_{step:07d}.png")
+    save_config(config, run / "config.yaml")
+    tiny_pipeline().save_pretrained(run / "pipeline")
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,200 @@
+"""The `ldm` command: generate, push, inspect, explain and look at data.
+
+Each command is a function of the parsed arguments, its help is the docstring, and it imports what
+it needs when it runs, so that `ldm --help` answers at once. More commands: more rows of COMMANDS.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ldm.errors import UserError, exits_with_a_sentence
+
+if TYPE_CHECKING:
+    from pipelines.text_to_image import TextToImagePipeline
+
+BATCH = 8  # images sampled at once: an image does not depend on it
+
+
+def generate(args: Namespace) -> None:
+    """Sample images from prompts into a PNG, or into a folder of them."""
+    import random
+
+    from pipelines.grid import captioned_grid
+
+    pipe = _pipeline(args.model, args.dtype)
+    seed = random.randrange(2**31) if args.seed is None else args.seed
+    prompts = [prompt for prompt in args.prompts or [""] for _ in range(args.n)]
+    images = []
+    for start in range(0, len(prompts), BATCH):
+        batch = prompts[start : start + BATCH]
+        images += pipe(
+            batch,
+            negative_prompt=args.negative_prompt,
+            num_inference_steps=args.steps,
+            guidance_scale=args.guidance_scale,
+            sampler=args.sampler,
+            height=args.height,
+            width=args.width,
+            seed=[seed + start + i for i in range(len(batch))],
+        ).images
+    out = Path(args.out)
+    if not out.suffix:
+        out.mkdir(parents=True, exist_ok=True)
+        for index, image in enumerate(images):
+            image.save(out / f"{index:04d}.png")
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        rows = [(prompts[i], images[i : i + args.n]) for i in range(0, len(images), args.n)]
+        (images[0] if len(images) == 1 else captioned_grid(rows)).save(out)
+    print(f"{out}: {len(images)} image{'s' * (len(images) > 1)}, seed {seed}")
+
+
+def _generate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT")
+    parser.add_argument("--model", required=True, metavar="RUN_OR_NAME", help=_MODEL)
+    parser.add_argument("--out", default="out.png", help="a picture, or a folder for one each")
+    parser.add_argument("--n", type=_positive, default=1, help="images for each prompt")
+    parser.add_argument("--seed", type=int, help="of the first image; the next has seed + 1")
+    parser.add_argument("--steps", type=_positive, help="as in the model's folder unless given")
+    parser.add_argument("--guidance-scale", type=float, help="1 or less turns guidance off")
+    parser.add_argument("--sampler", help="ddim, ddpm, euler, heun, dpmpp_2m ...")
+    parser.add_argument("--negative-prompt", metavar="TEXT")
+    parser.add_argument("--height", type=_positive, metavar="PIXELS")
+    parser.add_argument("--width", type=_positive, metavar="PIXELS")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+
+
+def push(args: Namespace) -> None:
+    """Publish a run's pipeline on the Hub, with a model card."""
+    from pipelines.hub import push as push_to_hub
+    from pipelines.runs import RunRecord
+
+    run = RunRecord.read(args.run)
+    if run.export is None:
+        raise UserError(f"{run.folder} has no pipeline yet: train it to the end, or export it")
+    pipe = _pipeline(str(run.export))
+    message = args.message or f"Upload {run.config.name}, trained for {run.step('ldm')} steps"
+    url = push_to_hub(
+        pipe, args.name, run=run, private=args.private, license=args.license, commit_message=message
+    )
+    print(url)
+
+
+def _push_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
+    parser.add_argument("name", metavar="NAME", help="on the Hub: name, or owner/name")
+    parser.add_argument("--private", action="store_true")
+    parser.add_argument("--license", help="such as mit or cc-by-4.0; that of your images may bind")
+    parser.add_argument("--message", help="of the commit")
+
+
+def inspect(args: Namespace) -> None:
+    """Say what a run trains, on what and how far it is, and draw its curves."""
+    from pipelines.runs import RunRecord, describe, draw_curves
+
+    run = RunRecord.read(args.run)
+    rows = describe(run)
+    if run.metrics:
+        rows["curves"] = str(draw_curves(run, Path(args.out or run.folder / "curves.png")))
+    _print_table(rows)
+
+
+def _inspect_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
+    parser.add_argument("--out", help="the picture of the curves; RUN/curves.png unless given")
+
+
+def data(args: Namespace) -> None:
+    """Show some images of a data set with their captions, and count the captions."""
+    from pipelines.look import draw_data, look_at
+
+    source, rows = look_at(args.config, args.overrides)
+    rows["picture"] = str(draw_data(source, Path(args.out), args.n))
+    _print_table(rows)
+
+
+def _data_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="data.source=FOLDER ...")
+    parser.add_argument("--config", help="a YAML file, such as configs/flowers64.yaml")
+    parser.add_argument("--out", default="data.png")
+    parser.add_argument("--n", type=_positive, default=24, help="images to show")
+
+
+def explain(args: Namespace) -> None:
+    """Draw how one image comes to be, step by step."""
+    from pipelines.explain import explain as draw
+
+    draw(Path(args.out), args.model, args.prompt)
+
+
+def _explain_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("prompt", nargs="?", default="a red flower", metavar="PROMPT")
+    parser.add_argument("--model", metavar="RUN_OR_NAME", help=_MODEL)
+    parser.add_argument("--out", default="explained")
+
+
+class Command(NamedTuple):
+    run: Callable[[Namespace], None]
+    arguments: Callable[[ArgumentParser], None]
+
+
+COMMANDS = {
+    "generate": Command(generate, _generate_arguments),
+    "inspect": Command(inspect, _inspect_arguments),
+    "data": Command(data, _data_arguments),
+    "explain": Command(explain, _explain_arguments),
+    "push": Command(push, _push_arguments),
+}
+
+_MODEL = "runs/NAME, a pipeline folder, or a name on the Hub"
+
+
+@exits_with_a_sentence
+def main(arguments: list[str] | None = None) -> None:
+    """The `ldm` command; `arguments` are those of the command line unless given."""
+    parser = ArgumentParser(
+        "ldm", description="Sample, inspect and publish latent diffusion models."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        about = str(command.run.__doc__)
+        sub = commands.add_parser(name, help=about.rstrip("."), description=about)
+        command.arguments(sub)
+        sub.set_defaults(command=command.run)
+    args = parser.parse_args(arguments)
+    args.command(args)
+
+
+def _pipeline(model: str, dtype: str = "float32") -> "TextToImagePipeline":
+    """Load a model onto the GPU where there is one, without the libraries' loading bars."""
+    import diffusers
+    import torch
+    import transformers
+
+    from pipelines.text_to_image import TextToImagePipeline
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = Path("runs") / model
+    name = folder if (folder / "pipeline").is_dir() else model
+    return TextToImagePipeline.from_pretrained(name, dtype=getattr(torch, dtype), device=device)
+
+
+def _print_table(rows: dict[str, str]) -> None:
+    width = max(map(len, rows))
+    for key, value in rows.items():
+        print(f"{key:<{width}}  {value}")
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,72 @@
+"""What a data set looks like before anything is trained on it."""
+
+from collections import Counter
+from pathlib import Path
+
+from ldm import keyed
+from ldm.config import load_config
+from ldm.data.example import BadImage, Source
+from ldm.data.source import Needs, open_source
+from pipelines.grid import captioned_grid, tiled
+
+NEEDS: dict[str, Needs] = {
+    "class": "label",
+    "none": "nothing",
+}  # what a conditioning reads of the data
+SHOWN = 160  # pixels
+
+
+def look_at(config: str | None, overrides: list[str]) -> tuple[Source, dict[str, str]]:
+    """The source of a config's data, and the rows of a table about its captions.
+
+    Raises UserError where the config or the data cannot be read.
+    """
+    loaded = load_config(config, overrides)
+    needs = NEEDS.get(loaded.conditioning.kind, "caption")
+    source = open_source(loaded.data, seed=loaded.seed, needs=needs)
+    counts: Counter[str] = Counter()
+    words: Counter[str] = Counter()
+    bare = 0
+    for index in range(len(source)):
+        captions = source.captions(index)
+        bare += not captions
+        counts.update(captions)
+        words.update(word for caption in captions for word in set(caption.lower().split()))
+    rows = {
+        "data": loaded.data.source,
+        "images": f"{len(source):,} to train on, {bare:,} of them without a caption",
+        "captions": f"{counts.total():,}, {len(counts):,} of them distinct",
+    }
+    if counts:
+        lengths = sorted(len(caption.split()) for caption in counts.elements())
+        rows["words a caption"] = (
+            f"{lengths[0]} to {lengths[-1]}, median {lengths[len(lengths) // 2]}"
+        )
+        rows["most frequent"] = ", ".join(f"{c!r} x {n:,}" for c, n in counts.most_common(3))
+        rows["words"] = ", ".join(f"{word} {n:,}" for word, n in words.most_common(20))
+    if source.label_names:
+        labels = Counter(source.label(index) for index in range(len(source)))
+        named = (f"{name} {labels[i]:,}" for i, name in enumerate(source.label_names[:20]))
+        rows["classes"] = ", ".join(named)
+    return source, rows
+
+
+def draw_data(source: Source, path: Path, count: int) -> Path:
+    """Draw `count` images, the same ones each time, each under one of its captions."""
+    order = sorted(range(len(source)), key=lambda i: keyed.uniform("look", source.name(i)))
+    tiles = []
+    for index in order:
+        try:
+            example = source[index]
+        except BadImage:
+            continue
+        side = min(example.image.size)
+        left, top = ((full - side) // 2 for full in example.image.size)
+        square = example.image.crop((left, top, left + side, top + side)).resize((SHOWN, SHOWN))
+        caption = example.captions[0] if example.captions else "(no caption)"
+        tiles.append(captioned_grid([(caption, [square])], cell=SHOWN))
+        if len(tiles) == count:
+            break
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tiled(tiles, columns=6).save(path)
+    return path

@@ -1,0 +1,123 @@
+"""The `ldm` command does what its help says, and a mistake gets a sentence and exit status 2."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import tiny_pipeline, write_run
+from PIL import Image
+
+from pipelines.cli import COMMANDS, main
+from pipelines.runs import RunRecord, describe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs"))
+
+
+def test_help_imports_no_heavy_library():
+    script = """
+import sys
+from pipelines.cli import main
+try:
+    main(["--help"])
+except SystemExit as stop:
+    assert stop.code == 0
+heavy = {"torch", "diffusers", "transformers", "numpy", "PIL", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    command = [sys.executable, "-c", script]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True)
+    for name in COMMANDS:
+        assert f"\n    {name} " in shown.stdout
+
+
+def test_generate_writes_the_pipelines_own_image(run, tmp_path, capsys):
+    out = tmp_path / "new" / "flower.png"
+    arguments = ["a red flower", "--model", str(run), "--out", str(out), "--seed", "3"]
+    assert main(["generate", *arguments]) == 0
+    expected = tiny_pipeline()("a red flower", seed=3).images[0]
+    difference = np.asarray(Image.open(out), int) - np.asarray(expected, int)
+    assert np.abs(difference).max() <= 1
+    assert "1 image, seed 3" in capsys.readouterr().out
+
+
+def test_generate_draws_a_grid_of_several_and_fills_a_folder(run, tmp_path, capsys):
+    call = ["generate", "a rose", "a daisy", "--model", str(run / "pipeline"), "--n", "5"]
+    call += ["--steps", "2", "--sampler", "euler", "--guidance-scale", "2", "--seed", "0"]
+    assert main([*call, "--out", str(tmp_path / "grid.png")]) == 0
+    assert main([*call, "--out", str(tmp_path / "folder")]) == 0
+    assert "10 images, seed 0" in capsys.readouterr().out
+    files = sorted((tmp_path / "folder").iterdir())
+    assert [f.name for f in files] == [f"{i:04d}.png" for i in range(10)]
+    pipe = tiny_pipeline()
+    options = {"num_inference_steps": 2, "sampler": "euler", "guidance_scale": 2.0}
+    ninth = pipe("a daisy", seed=9, **options).images[0]
+    assert np.abs(np.asarray(Image.open(files[9]), int) - np.asarray(ninth, int)).max() <= 1
+    grid = Image.open(tmp_path / "grid.png")
+    assert grid.width > 5 * 128 and grid.height > 2 * 128
+
+
+def test_inspect_says_what_was_trained_and_how_far(run, capsys):
+    assert main(["inspect", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "drawn, 64 x 64 pixels" in shown
+    assert "step 20 of 40 (50%), loss 0.05, validation loss 0.25, images/s 50" in shown
+    assert "step_0000020.png" in shown
+    assert Image.open(run / "curves.png").width > 1000
+
+
+def test_inspect_reads_a_run_by_name_and_by_its_pipeline_folder(run, monkeypatch):
+    assert RunRecord.read(run / "pipeline").folder == run
+    (run.parent / "runs").symlink_to(run.parent)
+    monkeypatch.chdir(run.parent)
+    assert RunRecord.read("tiny").config.name == "tiny"
+
+
+def test_a_run_that_has_just_begun_is_described(run, tmp_path):
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    rows = describe(RunRecord.read(tmp_path))
+    assert rows["ldm"] == "not begun" and rows["pipeline"] == "not exported yet"
+    assert main(["inspect", str(tmp_path)]) == 0
+
+
+def test_data_shows_images_and_counts_captions(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    lines = []
+    for i in range(10):
+        Image.new("RGB", (20, 30), (25 * i, 0, 0)).save(folder / f"{i}.png")
+        caption = "" if i == 9 else "a red flower" if i < 6 else "a black one"
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": caption}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "data.png"
+    arguments = [f"data.source={folder}", "data.holdout=0", "--out", str(out), "--n", "6"]
+    assert main(["data", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "10 to train on, 1 of them without a caption" in shown
+    assert "9, 2 of them distinct" in shown and "'a red flower' x 6" in shown
+    assert Image.open(out).width == 6 * (160 + 12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["inspect", "no-such-run"], "error: 'no-such-run' is no run folder"),
+        (["generate", "x", "--model", "no-such/model"], "error: no-such/model cannot be loaded"),
+        (["data", "data.sorce=x"], "error: unknown config key 'data.sorce'; the nearest is"),
+        (["push", "no-such-run", "name"], "error: 'no-such-run' is no run folder"),
+    ],
+)
+def test_a_mistake_gets_a_sentence_and_status_2(arguments, sentence, capsys):
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(sentence) and shown.count("\n") == 1
+
+
+def test_a_run_without_a_pipeline_is_not_pushed(run, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    assert main(["push", str(tmp_path), "name"]) == 2
+    assert "has no pipeline yet" in capsys.readouterr().err
