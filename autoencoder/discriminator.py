@@ -1,5 +1,7 @@
 """The PatchGAN discriminator and all that an adversary remembers between steps."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -112,6 +114,8 @@ class Adversary(nn.Module):
     @torch.no_grad()
     def remember(self, step: int, reconstruction: float, logits: tuple[float, float]) -> None:
         """Take in a step's mean reconstruction loss and mean logits of real and fake."""
+        if not all(map(math.isfinite, (reconstruction, *logits))):
+            return
         if self.learns(step):
             first = step == int(self.begin)
             for mean, value in zip((self.real_mean, self.fake_mean), logits, strict=True):

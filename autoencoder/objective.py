@@ -145,8 +145,9 @@ class Objective(nn.Module):
     def balance(self, accelerator: Accelerator) -> None:
         """Set the weight λ of the next step from the gradients of this one."""
         if self.gradients and self.adversary is not None:
-            mean = [accelerator.reduce(g, "mean") for g in self.gradients]
-            self.adversary.weight.copy_(adaptive_weight(*mean))
+            weight = adaptive_weight(*(accelerator.reduce(g, "mean") for g in self.gradients))
+            if torch.isfinite(weight):  # else this step was skipped, and its weight with it
+                self.adversary.weight.copy_(weight)
         self.gradients = []
 
 

@@ -12,9 +12,13 @@ from ldm.errors import UserError
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def ssim(x: Tensor, y: Tensor, data_range: float = 2.0, window: int = 7) -> Tensor:
-    """Structural similarity (B,) of images, over uniform windows (Wang et al. 2004, eq. 13)."""
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+def ssim(x: Tensor, y: Tensor, window: int = 7) -> Tensor:
+    """Structural similarity (B,) of images in [−1, 1], uniform windows (Wang et al. 2004, eq. 13).
+
+    It is defined on intensities, so both are brought to [0, 1] first.
+    """
+    x, y = (x + 1) / 2, (y + 1) / 2
+    c1, c2 = 0.01**2, 0.03**2
     mu_x, mu_y = (F.avg_pool2d(v, window, 1) for v in (x, y))
     var_x = F.avg_pool2d(x * x, window, 1) - mu_x**2
     var_y = F.avg_pool2d(y * y, window, 1) - mu_y**2
