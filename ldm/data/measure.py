@@ -67,7 +67,7 @@ def _petals(image: Image.Image, side: int) -> tuple[str, np.ndarray] | None:
 
 
 def _density(mask: np.ndarray) -> float:
-    """The share of its own ellipse of inertia that a mask fills: 1 for a disc, little for crumbs."""
+    """The share of its ellipse of inertia that a mask fills: 1 for a disc, little for crumbs."""
     points = np.argwhere(mask)
     return len(points) / (4 * np.pi * np.sqrt(max(np.linalg.det(np.cov(points.T)), 1e-9)))
 

@@ -19,6 +19,7 @@ __all__ = ["BadImage", "Example", "Needs", "Source", "Split", "Subset", "open_so
 
 Split = Literal["train", "validation"]
 DRAWN_SIZE = 20_000
+NO_STREAM = "data.streaming=true reads parquet, webdataset and the Hub; {} needs none: leave it out"
 log = logging.getLogger(__name__)
 
 
@@ -78,6 +79,8 @@ def open_source(
 
 
 def _drawn(config: DataOptions, split: Split) -> Source:
+    if config.streaming:
+        raise UserError(NO_STREAM.format("the drawn set"))
     size = config.size or DRAWN_SIZE
     if split == "train":
         return DrawnFlowers(size, config.resolution)
@@ -123,10 +126,7 @@ def open_table(where: str, split: Split, config: DataOptions) -> tuple[Table, bo
     if kind != "images":
         return _arrow_table(where, kind, split, config)
     if config.streaming:
-        raise UserError(
-            f"data.streaming=true reads parquet, webdataset and the Hub; {where} is a folder of "
-            "images, which needs no streaming: leave it out"
-        )
+        raise UserError(NO_STREAM.format(where))
     splits = _split_folders(path)
     if "train" not in splits:
         return FolderTable(path, config.image), False
@@ -156,12 +156,12 @@ def _kind(where: str, path: Path) -> str | None:
         return "images"
     if path.suffix in by_suffix and (path.is_file() or glob(str(path), recursive=True)):
         return by_suffix[path.suffix]
-    looks_local = where.startswith((".", "/", "~")) or path.suffix or where.count("/") > 1
-    if looks_local or any(c in where for c in "*?["):
-        raise UserError(
-            f"data.source={where} does not exist; it can be 'drawn', a folder of images, a "
-            "parquet or tar file or a glob of them, or the name of a data set on the Hub"
-        )
+    forms = "a folder of images, a parquet or tar file or a glob of them, or a Hub data set's name"
+    if path.is_file():
+        raise UserError(f"data.source={where} is a file that cannot be read; it can be {forms}")
+    looks_local = where.startswith((".", "/", "~")) or where.count("/") > 1
+    if looks_local or path.suffix in by_suffix or any(c in where for c in "*?["):
+        raise UserError(f"data.source={where} does not exist; it can be 'drawn', {forms}")
     return None
 
 

@@ -34,7 +34,7 @@ class StreamTable(DatasetTable):
         self._process, self._next = -1, 0
         self._length = 0
         content = blake2b(digest_size=16)
-        for row in itertools.islice(data, size):
+        for row in itertools.islice(_rows(data), size):
             self._length += 1
             for column, path in self.paths.items():
                 self._values[column].append(value_at(row, path))
@@ -51,7 +51,7 @@ class StreamTable(DatasetTable):
     def encoded(self, index: int) -> str | bytes:
         if self._process != os.getpid() or index < self._next:
             # a reader that was inherited by a fork shares its file's position with the parent
-            self._reader = iter(self._data.skip(index))
+            self._reader = _rows(self._data.skip(index))
             self._process, self._next = os.getpid(), index
         row = next(itertools.islice(self._reader, index - self._next, None))
         self._next = index + 1
@@ -59,6 +59,12 @@ class StreamTable(DatasetTable):
 
     def values(self, column: str) -> Sequence[Any]:
         return self._values[column]
+
+
+def _rows(data: IterableDataset) -> Iterator[dict[str, Any]]:
+    """Every row, also in a DataLoader's worker, where plain iteration gives only its own shards."""
+    for batch in data.iter(batch_size=1):
+        yield {column: values[0] for column, values in batch.items()}
 
 
 def _content(value: Any) -> bytes:

@@ -7,16 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from pictures import encoded, picture
 
-from ldm.config import DataConfig
 from ldm.data import source as source_module
-
-PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "flowers"
 
 
 @pytest.fixture(autouse=True)
@@ -26,19 +22,6 @@ def caches_of_their_own(tmp_path, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     source_module._tell.cache_clear()
     datasets.disable_progress_bars()
-
-
-def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
-    """A smooth picture that is not like that of another seed."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    return small.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -62,13 +45,6 @@ def folder(tmp_path) -> Callable[..., Path]:
         return root
 
     return write
-
-
-def rows(count: int, **columns: Callable[[int], object]) -> list[dict]:
-    return [
-        {"file_name": f"a/{i:03d}.png", **{k: f(i) for k, f in columns.items()}}
-        for i in range(count)
-    ]
 
 
 @pytest.fixture
@@ -111,7 +87,3 @@ def webdataset(tmp_path) -> Callable[..., str]:
         return str(tmp_path / "shards" / "*.tar")
 
     return write
-
-
-def config(source: object, **options: object) -> DataConfig:
-    return DataConfig(source=str(source), **options)

@@ -81,8 +81,8 @@ def test_choices_are_independent():
 def test_a_flower_lies_within_its_picture():
     for index in range(500):
         f = truth(index)
-        assert 0 < f.x - f.radius and f.x + f.radius < 1
-        assert -0.01 < f.y - f.radius and f.y + f.radius < 1
+        assert f.x - f.radius > 0 and f.x + f.radius < 1
+        assert f.y - f.radius > -0.01 and f.y + f.radius < 1
 
 
 @pytest.mark.parametrize("index", range(40))

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from pictures import config, picture, rows
+
+from ldm.data.captions import choose_caption
+from ldm.data.images import ImageDataset, image_loader
+from ldm.data.order import Slot, micro_batches
+from ldm.data.pixels import normalise, to_pixels
+from ldm.data.source import open_source
+from ldm.errors import UserError
+
+
+@pytest.fixture
+def dataset(folder):
+    root = folder(10, rows(10, captions=lambda i: [f"{i}a", f"{i}b"] if i else None))
+    options = config(root, holdout=0.0, resolution=16, crop="random")
+    return ImageDataset(open_source(options), options, seed=5)
+
+
+def batches(dataset, *, workers=0, world=1, accumulation=1, start=0):
+    parts = []
+    for rank in range(world):
+        slots = micro_batches(5, 10, 8, accumulation, world, rank, start, stop=4)
+        parts.append(list(image_loader(dataset, slots, workers)))
+    return [batch for step in zip(*parts, strict=True) for batch in step]
+
+
+def test_a_batch_has_pixels_captions_and_slots(dataset):
+    batch = next(iter(image_loader(dataset, micro_batches(5, 10, 8, 2, stop=1))))
+    assert batch["pixels"].shape == (4, 3, 16, 16)
+    assert batch["pixels"].dtype == torch.float32
+    assert batch["pixels"].abs().max() <= 1
+    assert batch["slot"] == [0, 1, 2, 3]
+    assert batch["label"] == [None] * 4
+    for caption, index in zip(batch["caption"], batch["index"], strict=True):
+        assert caption in ((f"{index}a", f"{index}b") if index else (None,))
+
+
+@pytest.mark.parametrize(
+    "split", [dict(accumulation=2), dict(world=2), dict(world=2, accumulation=2), dict(workers=2)]
+)
+def test_every_split_sees_the_same_pixels_and_captions(dataset, split):
+    whole, parts = batches(dataset), batches(dataset, **split)
+    assert [c for b in parts for c in b["caption"]] == [c for b in whole for c in b["caption"]]
+    pixels = [torch.cat([b["pixels"] for b in some]) for some in (parts, whole)]
+    assert torch.equal(*pixels)
+
+
+def test_a_restart_sees_the_same_pixels_and_captions(dataset):
+    whole, rest = batches(dataset), batches(dataset, start=2)
+    assert [b["caption"] for b in rest] == [b["caption"] for b in whole[2:]]
+    assert all(torch.equal(a["pixels"], b["pixels"]) for a, b in zip(rest, whole[2:], strict=True))
+
+
+def test_another_step_sees_other_crops_flips_and_captions(dataset):
+    items = [dataset[Slot(step, 0, 1, 0)] for step in range(40)]
+    assert len({item["pixels"].numpy().tobytes() for item in items}) > 30
+    assert {item["caption"] for item in items} == {"1a", "1b"}
+    assert items[3]["caption"] == choose_caption(("1a", "1b"), 5, 3, 0)
+
+
+def test_half_of_the_images_are_mirrored(folder):
+    root = folder(1)
+    options = config(root, holdout=0.0, resolution=16, crop="center", flip=True)
+    dataset = ImageDataset(open_source(options, needs="nothing"), options, seed=0)
+    plain = normalise(to_pixels(picture(0), 16))
+    mirrored = 0
+    for step in range(400):
+        pixels = dataset[Slot(step, 0, 0, 0)]["pixels"]
+        assert torch.equal(pixels, plain) or torch.equal(pixels, plain.flip(-1))
+        mirrored += torch.equal(pixels, plain.flip(-1))
+    assert abs(mirrored - 200) < 5 * 10
+
+
+def test_nothing_is_mirrored_unless_asked_for(folder):
+    options = config(folder(1), holdout=0.0, resolution=16, flip=False)
+    dataset = ImageDataset(open_source(options, needs="nothing"), options, seed=0)
+    plain = normalise(to_pixels(picture(0), 16))
+    assert all(torch.equal(dataset[Slot(s, 0, 0, 0)]["pixels"], plain) for s in range(20))
+
+
+def test_an_unknown_crop_is_refused():
+    options = config("drawn", crop="middle")
+    with pytest.raises(UserError, match=r"data\.crop=middle is not one of center, random"):
+        ImageDataset(open_source(options), options, seed=0)
