@@ -67,7 +67,7 @@ def test_r1_of_a_quadratic_is_half_its_squared_gradient():
     x = torch.tensor([[[[3.0, 4.0]]], [[[1.0, 0.0]]]], requires_grad=True)
     a = torch.tensor(2.0, requires_grad=True)
     penalty = r1_penalty(x, (0.5 * a * x.square()).sum((1, 2, 3)))  # its gradient is a·x
-    assert float(penalty) == pytest.approx(0.5 * 4 * (25 + 1) / 2)
+    assert penalty.item() == pytest.approx(0.5 * 4 * (25 + 1) / 2)
     penalty.backward()  # differentiable in the discriminator's weights: d/da ½ a² |x|²
     assert float(a.grad) == pytest.approx(2 * 13)
 

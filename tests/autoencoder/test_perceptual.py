@@ -1,4 +1,4 @@
-"""Perceptual distances: against an independent formula, in order, and with gradients that arrive."""
+"""Perceptual distances: against a formula, in the right order, with gradients that arrive."""
 
 import importlib.util
 

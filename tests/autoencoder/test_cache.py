@@ -1,0 +1,237 @@
+"""The latent cache: the same latents as encoding pixels would give, for one key and no other."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from diffusers import AutoencoderKL
+from PIL import Image
+
+import autoencoder.cache as cache_module
+from autoencoder.cache import LatentCache
+from autoencoder.model import standardize
+from ldm import keyed
+from ldm.config import load_config
+from ldm.data.example import BadImage
+from ldm.data.pixels import to_pixels
+from ldm.errors import UserError
+from ldm.training.shards import RESIDENT_BYTES, TensorColumn, open_shards
+
+SETTINGS = ["data.resolution=32", "data.workers=0"]
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(cache_module, "SHARD", 16)
+
+
+def build(vae, source, folder, *more: str, **options) -> LatentCache:
+    config = load_config(None, [*SETTINGS, *more])
+    return LatentCache.build(vae, source, config, folder, 0, "cpu", **options)
+
+
+def pixels(source, index: int, flip: bool) -> torch.Tensor:
+    raw = to_pixels(source[index].image, 32, "center", flip)
+    return raw[None].float() / 127.5 - 1
+
+
+def test_samples_are_what_encoding_the_pixels_would_give(vae, source, folder):
+    cache = build(vae, source, folder)
+    indices, flips = [0, 17, 39, 5], [False, True, True, False]
+    noise = torch.randn(4, *cache.shape, generator=torch.manual_seed(0))
+    got = cache.sample(indices, [0] * 4, flips, noise)
+    mean, std = (s.float()[:, None, None] for s in cache.statistics)
+    for row, (index, flip) in enumerate(zip(indices, flips, strict=True)):
+        posterior = vae.encode(pixels(source, index, flip)).latent_dist
+        sample = posterior.mean + posterior.std * noise[row]
+        torch.testing.assert_close(got[row], ((sample - mean) / std)[0], atol=1e-5, rtol=1e-5)
+        assert cache.name(index) == source.name(index)
+        assert cache.captions(index) == source.captions(index)
+        assert cache.label(index) == source.label(index)
+
+
+def test_the_exported_autoencoder_has_latents_of_mean_0_and_std_1(vae, source, folder, tmp_path):
+    cache = build(vae, source, folder)
+    standardize(vae, *cache.statistics).save_pretrained(tmp_path / "vae")
+    stock = AutoencoderKL.from_pretrained(tmp_path / "vae")
+    images = [pixels(source, i, flip) for i in range(len(source)) for flip in (False, True)]
+    posterior = stock.encode(torch.cat(images)).latent_dist
+    mean = posterior.mean.mean((0, 2, 3))
+    variance = posterior.mean.var((0, 2, 3), correction=0) + posterior.var.mean((0, 2, 3))
+    torch.testing.assert_close(mean, torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(variance.sqrt(), torch.ones(4), atol=1e-4, rtol=0)
+
+
+def test_statistics_are_of_samples_not_of_means(vae, source, folder):
+    cache = build(vae, source, folder)
+    indices = list(range(len(source))) * 20
+    flips = [i % 2 == 0 for i in range(len(source))] * 10 + [i % 2 for i in range(len(source))] * 10
+    noise = torch.randn(len(indices), *cache.shape, generator=torch.manual_seed(0))
+    samples = cache.sample(indices, [0] * len(indices), flips, noise)
+    torch.testing.assert_close(samples.mean((0, 2, 3)), torch.zeros(4), atol=0.01, rtol=0)
+    torch.testing.assert_close(samples.std((0, 2, 3)), torch.ones(4), atol=0.01, rtol=0)
+
+
+def test_a_validation_set_is_standardised_by_the_training_set(vae, source, folder, tmp_path):
+    train = build(vae, source, folder)
+    other = build(vae, source, tmp_path / "other", "data.flip=false", statistics=train.statistics)
+    assert other.statistics is train.statistics
+    noise = torch.randn(1, *train.shape, generator=torch.manual_seed(0))
+    same = train.sample([3], [0], [False], noise)
+    assert torch.equal(other.sample([3], [0], [False], noise), same)
+
+
+def test_without_standardising_the_vaes_own_scale_and_shift_hold(vae, source, folder):
+    vae.register_to_config(scaling_factor=0.25, shift_factor=0.5)
+    cache = build(vae, source, folder, "autoencoder.standardize=false")
+    got = cache.sample([2], [0], [False], torch.zeros(1, *cache.shape))
+    expected = (vae.encode(pixels(source, 2, False)).latent_dist.mean - 0.5) * 0.25
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_interrupted_encoding_goes_on_where_it_stopped(vae, source, folder, monkeypatch):
+    whole = build(vae, source, folder.with_name("whole"))
+    encoded = []
+    real = cache_module.encode_moments
+
+    def counted(*args):
+        if len(encoded) == 1:
+            raise KeyboardInterrupt
+        encoded.append(len(args[1]))
+        return real(*args)
+
+    monkeypatch.setattr(cache_module, "encode_moments", counted)
+    with pytest.raises(KeyboardInterrupt):
+        build(vae, source, folder)
+    assert sorted(p.name for p in folder.glob("*.arrow")) == ["00000.arrow"]
+    (folder / ".00001.arrow.123").write_bytes(b"half a file of a process that was killed")
+
+    encoded.clear()
+    monkeypatch.setattr(cache_module, "encode_moments", lambda *a: encoded.append(1) or real(*a))
+    cache = build(vae, source, folder)
+    assert len(encoded) == 2  # the two shards that were missing, each in one batch
+    assert not list(folder.glob(".*.*"))
+    noise = torch.randn(40, *cache.shape, generator=torch.manual_seed(0))
+    rows = list(range(40)), [0] * 40, [True] * 40
+    assert torch.equal(cache.sample(*rows, noise), whole.sample(*rows, noise))
+
+    encoded.clear()
+    build(vae, source, folder)
+    assert not encoded  # nothing is done twice
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["data.flip=false"], "flip was True and is False"),
+        (["data.resolution=16"], "resolution was 32 and is 16"),
+        (["autoencoder.cache_dtype=float16"], "dtype was 'float32' and is 'float16'"),
+        (["data.crop=random"], "crop was 'center' and is 'random, seed 0'"),
+    ],
+)
+def test_a_stale_key_rebuilds_and_says_which_part_changed(vae, source, folder, capsys, more, said):
+    build(vae, source, folder)
+    assert "stale" not in capsys.readouterr().out
+    cache = build(vae, source, folder, *more)
+    assert said in capsys.readouterr().out
+    side = 4 if "data.resolution=16" in more else 8
+    assert len(cache) == 40 and cache.shape == (4, side, side)
+
+
+def test_other_weights_or_other_images_rebuild_the_cache(vae, source, folder, capsys):
+    build(vae, source, folder)
+    with torch.no_grad():
+        vae.decoder.conv_out.bias[0] += 1e-3
+    build(vae, source, folder)
+    assert "autoencoder was" in capsys.readouterr().out
+    source.fingerprint = "other images"
+    build(vae, source, folder)
+    assert "source was" in capsys.readouterr().out
+
+
+def test_what_gives_no_finite_latents_is_quarantined_by_name(vae, source, folder, monkeypatch):
+    monkeypatch.setattr(cache_module, "TOLERATED", 0.1)
+    real, fetch = cache_module.encode_moments, type(source).__getitem__
+
+    def poisoned(model, x):
+        moments = real(model, x)
+        if len(x) == 16:
+            moments[3, 0, 0, 0] = float("nan")
+        return moments
+
+    def broken(self, i):
+        if i == 20:
+            raise BadImage(self.name(20), "it is broken")
+        return fetch(self, i)
+
+    monkeypatch.setattr(cache_module, "encode_moments", poisoned)
+    monkeypatch.setattr(type(source), "__getitem__", broken)
+    cache = build(vae, source, folder, "data.flip=false")
+    lines = (folder / "quarantine.jsonl").read_text().splitlines()
+    named = {json.loads(line)["name"]: json.loads(line)["reason"] for line in lines}
+    assert named == {
+        source.name(3): "its latents are not finite in float32",
+        source.name(20): "it is broken",
+    }
+    assert len(cache) == 38
+    assert [cache.name(i) for i in (2, 3, 18, 19)] == [source.name(i) for i in (2, 4, 19, 21)]
+    assert all(torch.isfinite(s).all() for s in cache.statistics)
+
+
+def test_float16_that_overflows_is_quarantined_and_many_stop_the_run(vae, source, folder):
+    with torch.no_grad():
+        vae.quant_conv.bias[1] = 1e5
+    with pytest.raises(UserError, match=r"40 of 40 images give no latents.*float16"):
+        build(vae, source, folder, "autoencoder.cache_dtype=float16")
+
+
+def test_random_crops_are_cached_as_views(vae, source, folder):
+    class Wide(type(source)):
+        def __getitem__(self, i):
+            example = super().__getitem__(i)
+            wide = Image.new("RGB", (64, 32))
+            wide.paste(example.image, (0, 0))
+            wide.paste(example.image.transpose(Image.Transpose.ROTATE_90), (32, 0))
+            return example._replace(image=wide)
+
+    wide = Wide(8, 32)
+    cache = build(vae, wide, folder, "data.crop=random", "autoencoder.views=3")
+    assert cache.views == 3
+    zero = torch.zeros(3, *cache.shape)
+    views = cache.sample([4, 4, 4], [0, 1, 2], [False] * 3, zero)
+    mean, std = (s.float()[:, None, None] for s in cache.statistics)
+    for view in range(3):
+        crop = to_pixels(
+            wide[4].image, 32, "random", False, keyed.generator(0, "cached crop", 4, view)
+        )
+        expected = vae.encode(crop[None].float() / 127.5 - 1).latent_dist.mean
+        torch.testing.assert_close(views[view], ((expected - mean) / std)[0], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(views[0], views[1])
+
+
+def test_memory_mapped_rows_are_the_resident_ones(vae, source, folder):
+    cache = build(vae, source, folder)
+    shards = open_shards(sorted(folder.glob("*.arrow")))
+    shape = (1, 2, 8, 8, 8)
+    resident = TensorColumn(shards, "moments", shape, RESIDENT_BYTES)
+    mapped = TensorColumn(shards, "moments", shape, 0)
+    assert len(resident.blocks()) == 1 and len(mapped.blocks()) == 3
+    rows = [39, 0, 16, 15, 16]
+    assert torch.equal(resident.gather(rows), mapped.gather(rows))
+    assert len(mapped) == len(cache) == 40
+
+
+def test_the_files_are_those_of_datasets(vae, source, folder):
+    build(vae, source, folder)
+    rows = Dataset.from_file(str(folder / "00002.arrow"))
+    assert rows["name"] == [source.name(i) for i in range(32, 40)]
+    assert list(rows[0]["captions"]) == list(source.captions(32))
+    assert rows.features["moments"].length == 2 * 8 * 8 * 8
+
+
+def test_an_unknown_dtype_is_refused(vae, source, folder):
+    with pytest.raises(UserError, match="float32 or float16"):
+        build(vae, source, folder, "autoencoder.cache_dtype=bfloat16")
+    assert dataclasses.asdict(load_config(None))["autoencoder"]["cache_dtype"] == "float32"
