@@ -1,31 +1,34 @@
 """What every pipeline shares: its parts, prompts as context, the guided network, and decoding."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models import UNet2DConditionModel
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.conditioning import Conditioner
-from ldm.diffusion.guidance import cfg
+from ldm.diffusion.guidance import cfg, perturbed
 from ldm.diffusion.loss import Network
 from ldm.diffusion.plane import Level
+from ldm.diffusion.samplers import SAMPLERS
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
-from ldm.unet import cached_context
+from ldm.unet import cached_context, perturbed_attention
 from pipelines import folder as folders
+from pipelines import pixels
+from pipelines.pixels import Images
 
 Prompt = str | Sequence[str | None] | None
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 Self = TypeVar("Self", bound="LatentPipeline")
-SLICE = 2**20  # pixels that are decoded at once
+log = logging.getLogger(__name__)
 
 
 class Defaults(Protocol):
@@ -39,21 +42,12 @@ class Defaults(Protocol):
 
 @dataclass(frozen=True)
 class Guidance:
-    """How the conditional and the unconditional prediction are combined."""
+    """How predictions are combined: classifier-free, and by perturbed attention."""
 
     scale: float
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, float("inf"))  # of σ/α
-
-
-@dataclass
-class Images:
-    """A call's result; as in diffusers, `result.images`."""
-
-    images: Any  # list of PIL images, or an array (B, H, W, 3), or a tensor (B, C, H, W)
-
-    def __getitem__(self, index: int) -> Any:
-        return (self.images,)[index]
+    pag_scale: float = 0.0
 
 
 class LatentPipeline:
@@ -154,7 +148,7 @@ class LatentPipeline:
     @property
     def factor(self) -> int:
         """Pixels per latent, along each side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return pixels.factor(self.vae)
 
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
         """Move the networks, as torch's `Module.to(device, dtype)`."""
@@ -176,11 +170,28 @@ class LatentPipeline:
         """(C, h, w) of a picture of this many pixels; None is what the model was trained on."""
         trained = self.unet.config.sample_size
         rows, columns = (trained, trained) if isinstance(trained, int) else trained
-        pixels = (height or rows * self.factor, width or columns * self.factor)
-        if any(side % self.factor or side <= 0 for side in pixels):
-            given = f"{pixels[0]} x {pixels[1]}"
+        sides = (height or rows * self.factor, width or columns * self.factor)
+        if any(side % self.factor or side <= 0 for side in sides):
+            given = f"{sides[0]} x {sides[1]}"
             raise UserError(f"height x width is {given}, and must be multiples of {self.factor}")
-        return self.vae.config.latent_channels, *(side // self.factor for side in pixels)
+        return self.vae.config.latent_channels, *(side // self.factor for side in sides)
+
+    def settings(self, steps: int | None, scale: float | None) -> tuple[int, float]:
+        """Steps and guidance scale: what a call was told, else what the model's folder says."""
+        defaults = self.defaults
+        return (
+            defaults.num_inference_steps if steps is None else steps,
+            defaults.guidance_scale if scale is None else scale,
+        )
+
+    def solver_options(self, sampler: str | None, eta: float) -> dict[str, Any]:
+        """The sampler's own options; raises UserError for a name that is none, or has no eta."""
+        name = sampler or self.spec.sampler
+        if name not in SAMPLERS:
+            raise UserError(f"sampler {name!r} is not one of {', '.join(SAMPLERS)}")
+        if eta and "eta" not in signature(SAMPLERS[name]).parameters:
+            raise UserError(f"eta is DDIM's amount of noise, and sampler {name!r} has none")
+        return {"eta": eta} if eta else {}
 
     def context(
         self, prompt: Prompt, negative_prompt: Prompt, images: int, guided: bool
@@ -198,7 +209,7 @@ class LatentPipeline:
             raise UserError(f"{len(negatives)} negative prompts for {len(prompts)} prompts")
         for text in prompts:
             if text and self.conditioner.truncated(text):
-                print(f"note: only the first {self.conditioner.length} tokens count: {text!r}")
+                log.warning("only its first %d tokens count: %r", self.conditioner.length, text)
         positive = self._encode(prompts).repeat_interleave(images, 0)
         return positive, self._encode(negatives).repeat_interleave(images, 0) if guided else None
 
@@ -209,27 +220,38 @@ class LatentPipeline:
         return encoded[[distinct.index(text) for text in texts]]
 
     def network(self, positive: Tensor, negative: Tensor | None, guidance: Guidance) -> Network:
-        """The guided U-Net, float32 in and out; both predictions in one pass of 2B images."""
+        """The guided U-Net, float32 in and out.
 
-        def predict(x: Tensor, level: Level, context: Tensor) -> Tensor:
+        Conditional and unconditional are one pass of 2B images; without a negative context there
+        is one of B.
+        """
+        network = cond = self._predictor(positive)
+        if negative is not None:
+            both = self._predictor(torch.cat([negative, positive]))
+
+            def pair(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+                f_u, f_c = both(torch.cat([x, x]), level).chunk(2)
+                return f_c, f_u
+
+            uncond = self._predictor(negative)
+            network = cfg(cond, uncond, guidance.scale, guidance.interval, guidance.rescale, pair)
+        if guidance.pag_scale:
+
+            def worse(x: Tensor, level: Level) -> Tensor:
+                with perturbed_attention(self.unet):
+                    return cond(x, level)
+
+            network = perturbed(network, cond, worse, guidance.pag_scale)
+        return network
+
+    def _predictor(self, context: Tensor) -> Network:
+        """The U-Net under one context (B, L, D)."""
+
+        def predict(x: Tensor, level: Level) -> Tensor:
             label = self.spec.schedule.label(level.t).to(x.device, torch.float32)
             return self.unet(x.to(self.dtype), label, context, return_dict=False)[0].to(x.dtype)
 
-        def cond(x: Tensor, level: Level) -> Tensor:
-            return predict(x, level, positive)
-
-        if negative is None:
-            return cond
-        both = torch.cat([negative, positive])
-
-        def pair(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-            uncond_out, cond_out = predict(torch.cat([x, x]), level, both).chunk(2)
-            return cond_out, uncond_out
-
-        def uncond(x: Tensor, level: Level) -> Tensor:
-            return predict(x, level, negative)
-
-        return cfg(cond, uncond, guidance.scale, guidance.interval, guidance.rescale, pair)
+        return predict
 
     def run(
         self,
@@ -259,29 +281,10 @@ class LatentPipeline:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) as the U-Net knows them → pixels (B, 3, H, W) in [0, 1], float32."""
-        config = self.vae.config
-        z = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-        count = max(1, SLICE // (z.shape[-2] * z.shape[-1] * self.factor**2))
-        pixels = [self.vae.decode(part.to(self.vae.dtype)).sample for part in z.split(count)]
-        return (torch.cat(pixels).float() / 2 + 0.5).clamp(0, 1)
+        return pixels.decode(self.vae, latents)
 
     def images(self, latents: Tensor, output_type: str) -> Images:
         """Decoded as "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), or left as "latent"."""
         if output_type == "latent":
             return Images(latents)
-        pixels = self.decode(latents)
-        if output_type == "pt":
-            return Images(pixels)
-        array = pixels.permute(0, 2, 3, 1).cpu().numpy()
-        if output_type == "np":
-            return Images(array)
-        return Images([Image.fromarray(a) for a in (array * 255).round().astype(np.uint8)])
-
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-
-
-def refuse_output_type(name: str) -> None:
-    """Raise UserError before any sampling is done for nothing."""
-    if name not in OUTPUT_TYPES:
-        raise UserError(f"output_type {name!r} is not one of {', '.join(OUTPUT_TYPES)}")
+        return pixels.output(self.decode(latents), output_type)

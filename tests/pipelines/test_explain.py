@@ -11,7 +11,7 @@ from PIL import Image
 
 from ldm.data.drawn import petal_colour
 from ldm.errors import UserError
-from pipelines import explain as module
+from pipelines import subject
 from pipelines.explain import explain
 from pipelines.page import Frame, Series, chart
 
@@ -64,7 +64,7 @@ def read(uri):
 def text(tmp_path_factory):
     """The page from 60 drawn flowers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "FLOWERS", 60)
+        patch.setattr(subject, "FLOWERS", 60)
         path = explain(tmp_path_factory.mktemp("page") / "page.html", prompt="a yellow flower")
     return path.read_text(encoding="utf-8")
 

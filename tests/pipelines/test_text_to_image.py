@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SD_BETAS, generator, stock_pipeline, tiny_parts, tiny_pipeline
-from diffusers import DDIMScheduler
+from conftest import SD_BETAS, generator, quiet, stock_pipeline, tiny_parts, tiny_pipeline
+from diffusers import DDIMScheduler, StableDiffusionPAGPipeline
 
 from ldm.errors import UserError
 from pipelines.text_to_image import TextToImagePipeline
@@ -81,7 +81,7 @@ def test_decoding_in_slices_is_decoding(pipe, monkeypatch):
     z = torch.randn(5, 4, 8, 8, generator=generator(0))
     with torch.no_grad():
         whole = pipe.decode(z)
-        monkeypatch.setattr("pipelines.base.SLICE", 2 * 16 * 16)
+        monkeypatch.setattr("pipelines.pixels.SLICE", 2 * 16 * 16)
         calls = []
         decode = pipe.vae.decode
         monkeypatch.setattr(pipe.vae, "decode", lambda z: calls.append(len(z)) or decode(z))
@@ -162,6 +162,25 @@ def test_float32_arithmetic_around_a_bfloat16_network_drifts_less_than_stock():
     assert set(dtypes) == {torch.bfloat16} and ours.dtype == torch.float32
     assert (ours - truth).std() < 0.5 * (theirs - truth).std()
     assert pipe("a rose", seed=0).images[0].size == (16, 16)
+
+
+def test_perturbed_attention_guidance_is_diffusers(pipe):
+    stock = stock_pipeline(DDIMScheduler(**SD_BETAS, timestep_spacing="trailing"))
+    stock.scheduler.register_to_config(prediction_type="v_prediction")
+    theirs = quiet(
+        StableDiffusionPAGPipeline(
+            **stock.components, requires_safety_checker=False, pag_applied_layers="mid"
+        )
+    )
+    for scale in (1.0, 3.0):  # without and with classifier-free guidance
+        call = {"num_inference_steps": 5, "guidance_scale": scale, "pag_scale": 4.0}
+        call |= {"output_type": "pt"}
+        expected = theirs("a rose", generator=generator(0), **call).images
+        torch.testing.assert_close(
+            pipe("a rose", generator=generator(0), **call).images, expected, rtol=0, atol=1e-4
+        )
+        without = pipe("a rose", generator=generator(0), **call | {"pag_scale": 0.0}).images
+        assert (without - expected).abs().max() > 1e-3
 
 
 def test_sampling_leaves_training_mode_and_processors_as_they_were(pipe):
