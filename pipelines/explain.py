@@ -1,49 +1,27 @@
 """`ldm explain`: how noise becomes an image, on one page, from a checkpoint or drawn flowers."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from html import escape
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm import keyed
-from ldm.data.drawn import captions, draw, truth
 from ldm.diffusion.denoise import Denoiser
-from ldm.diffusion.exact import as_network, mixture
+from ldm.diffusion.exact import mixture
 from ldm.diffusion.grids import split
-from ldm.diffusion.guidance import cfg
 from ldm.diffusion.loss import WEIGHTINGS, Network
 from ldm.diffusion.plane import EPS, Estimate, Level, V, error_gain, fit, noised
 from ldm.diffusion.samplers import SAMPLERS, Noise
 from ldm.diffusion.schedules import SCHEDULES, Cosine, linear
-from ldm.errors import UserError
-from ldm.scheduler_config import Spec
-from pipelines.inference import evaluating
 from pipelines.page import Frame, Series, chart, charts, page, strips
+from pipelines.subject import Subject, drawn_subject, keyed_normal, trained_subject
 
 STEPS = 20  # of every sampler on the page
 SHOWN = (0, 2, 4, 6, 9, 13, 19)  # of these, more of the early ones, where most is decided
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 EARLY = 2  # a step whose belief is shown under each guidance scale
-FLOWERS, SIDE = 500, 64  # of the built-in data
-
-
-class Subject(NamedTuple):
-    """What the page is about: a model to sample from, and a picture to add noise to."""
-
-    name: str
-    about: str  # a paragraph
-    spec: Spec
-    x0: Tensor  # (1, C, h, w)
-    network: Callable[[float, int], Network]  # (guidance scale, images) -> guided network
-    pictures: Callable[[Tensor], list[Image.Image]]  # of x (B, C, h, w)
-    latents: Callable[[Tensor], list[Image.Image]] | None  # x itself, where pictures decode it
-    ready: Callable[[], AbstractContextManager[None]]
 
 
 def explain(out: Path, checkpoint: str | None = None, prompt: str = "a red flower") -> Path:
@@ -53,7 +31,7 @@ def explain(out: Path, checkpoint: str | None = None, prompt: str = "a red flowe
     drawn flowers, the best that any network could learn from them. Raises UserError for a prompt
     that no drawn flower answers, and for a checkpoint that cannot be read.
     """
-    subject = _drawn(prompt) if checkpoint is None else _trained(checkpoint, prompt)
+    subject = drawn_subject(prompt) if checkpoint is None else trained_subject(checkpoint, prompt)
     path = out if out.suffix else out / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     with subject.ready():
@@ -61,83 +39,6 @@ def explain(out: Path, checkpoint: str | None = None, prompt: str = "a red flowe
         body = [f"<p>{subject.about}</p>", *(part for s in sections for part in s(subject))]
     path.write_text(page(f"How {subject.name} comes out of noise", body), encoding="utf-8")
     return path
-
-
-def _rgb(x: Tensor) -> list[Image.Image]:
-    """Images of (B, 3, H, W) in [-1, 1]."""
-    array = ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(a) for a in array]
-
-
-def _drawn(prompt: str) -> Subject:
-    """The exact model of the built-in flowers; its classes are their captions."""
-    flowers = [truth(i) for i in range(FLOWERS)]
-    meant = torch.tensor([prompt in captions(flower) for flower in flowers])
-    if not meant.any():
-        raise UserError(
-            f"none of the {FLOWERS} drawn flowers has the caption {prompt!r}; "
-            "ask for 'a red flower', or pass a trained model"
-        )
-    pixels = torch.stack(
-        [torch.from_numpy(np.array(draw(f, SIDE))).permute(2, 0, 1).double() for f in flowers]
-    )
-    data = pixels / 127.5 - 1
-    cond, uncond = (as_network(mixture(points), V) for points in (data[meant], data))
-    return Subject(
-        name=escape(prompt),
-        about=f"The data here are {FLOWERS} flowers that this project draws, {int(meant.sum())} of "
-        f"them with the caption “{escape(prompt)}”. For a finite set the best possible "
-        "denoiser is known in closed form, so nothing on this page was trained: it is "
-        "what training aims at. Being perfect it can only return flowers that it was given. "
-        "A network cannot be that exact, and what it makes instead is new.",
-        spec=Spec(schedule_name="linear", prediction_name="v"),
-        x0=data[meant][:1],
-        network=lambda scale, images: cfg(cond, uncond, scale),
-        pictures=_rgb,
-        latents=None,
-        ready=torch.no_grad,
-    )
-
-
-def _trained(checkpoint: str, prompt: str) -> Subject:
-    """A latent diffusion model, by way of its pipeline."""
-    from pipelines.base import Guidance
-    from pipelines.text_to_image import TextToImagePipeline
-
-    pipe = TextToImagePipeline.from_pretrained(checkpoint)
-    pipe.set_progress_bar_config(disable=True)
-
-    def network(scale: float, images: int) -> Network:
-        positive, negative = pipe.context(prompt, None, images, guided=scale != 1)
-        return pipe.network(positive, negative, Guidance(scale))
-
-    def channels(x: Tensor) -> list[Image.Image]:
-        shown = x[:, :3] if x.shape[1] >= 3 else x[:, :1].expand(-1, 3, -1, -1)
-        return _rgb(shown / 3)
-
-    return Subject(
-        name=escape(prompt),
-        about=f"The model is <code>{escape(checkpoint)}</code>, and the prompt “{escape(prompt)}”. "
-        "It works on latents: small arrays that a decoder turns into pictures. Noise is added to "
-        "those and taken from them, and every picture on this page is a decoded latent.",
-        spec=pipe.spec,
-        x0=pipe(prompt, seed=0, output_type="latent").images,
-        network=network,
-        pictures=lambda x: pipe.images(x.float(), "pil").images,
-        latents=channels,
-        ready=lambda: evaluating(pipe.unet, pipe.vae, pipe.text_encoder),
-    )
-
-
-def _normal(subject: Subject, images: int, purpose: str) -> Noise:
-    """Keyed noise for a batch: the same page on every machine."""
-    x0 = subject.x0
-
-    def noise(step: int) -> Tensor:
-        z = keyed.example_normal(x0.shape[1:], 0, step, range(images), purpose)
-        return z.to(x0)
-
-    return noise
 
 
 def _times(*times: float) -> Tensor:
@@ -150,7 +51,7 @@ def _section(title: str, *paragraphs: str) -> list[str]:
 
 def _forward(subject: Subject) -> list[str]:
     times = _times(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    eps = _normal(subject, 1, "forward")(0)
+    eps = keyed_normal(subject, 1, "forward")(0)
     rows, half = [], {}
     for name in ("linear", "cosine"):
         schedule = SCHEDULES[name]()
@@ -295,7 +196,7 @@ def _recorded(
 
 
 def _trajectories(subject: Subject) -> list[str]:
-    noise = _normal(subject, 1, "trajectory")
+    noise = keyed_normal(subject, 1, "trajectory")
     start = subject.spec.initial(noise(STEPS))
     rows: list[tuple[str, Sequence[Image.Image]]] = []
     for name, label in (("ddpm", "DDPM"), ("ddim", "DDIM"), ("dpmpp_2m", "DPM++")):
@@ -324,7 +225,7 @@ def _trajectories(subject: Subject) -> list[str]:
 
 def _guidance(subject: Subject) -> list[str]:
     count, rows = 6, []
-    noise = _normal(subject, count, "guidance")
+    noise = keyed_normal(subject, count, "guidance")
     start = subject.spec.initial(noise(STEPS))
     for scale in SCALES:
         network = subject.network(scale, count)
