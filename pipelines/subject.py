@@ -58,7 +58,7 @@ def drawn_subject(prompt: str) -> Subject:
     data = pixels / 127.5 - 1
     cond, uncond = (as_network(mixture(points), V) for points in (data[meant], data))
     return Subject(
-        name=escape(prompt),
+        name=prompt,
         about=f"The data here are {FLOWERS} flowers that this project draws, {int(meant.sum())} of "
         f"them with the caption “{escape(prompt)}”. For a finite set the best possible "
         "denoiser is known in closed form, so nothing on this page was trained: it is "
@@ -90,7 +90,7 @@ def trained_subject(checkpoint: str, prompt: str) -> Subject:
         return _rgb(shown / 3)
 
     return Subject(
-        name=escape(prompt),
+        name=prompt,
         about=f"The model is <code>{escape(checkpoint)}</code>, and the prompt “{escape(prompt)}”. "
         "It works on latents: small arrays that a decoder turns into pictures. Noise is added to "
         "those and taken from them, and every picture on this page is a decoded latent.",

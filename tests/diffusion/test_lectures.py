@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ldm.diffusion.guidance import steer
 from ldm.diffusion.likelihood import elbo
 from ldm.diffusion.loss import denoising_loss
 from ldm.diffusion.plane import EPS, Estimate, clean, error_gain, noised, posterior, resolve
@@ -195,13 +196,13 @@ def test_unit_variance_is_preserved_by_each_step():
 
 
 def test_guided_score_of_the_example():
-    """[0.5, -0.3, 0.2] + 2·[0.1, 0.4, -0.2] = [0.7, 0.5, -0.2].
-
-    Tweedie's formula takes it to x̂0 and ε̂, and back.
-    """
-    level = entry(HALFWAY, 2)
-    guided = vector(0.5, -0.3, 0.2) + 2 * vector(0.1, 0.4, -0.2)
-    torch.testing.assert_close(guided, vector(0.7, 0.5, -0.2))
-    estimate = tweedie(vector(0.76, -0.82, 0.90), guided, level)
-    torch.testing.assert_close(score(estimate, level), guided)
-    torch.testing.assert_close(noised(estimate.x0, estimate.eps, level), vector(0.76, -0.82, 0.90))
+    """[0.5, -0.3, 0.2] + 2·[0.1, 0.4, -0.2] = [0.7, 0.5, -0.2], as `steer` guides a denoiser."""
+    level, x = entry(HALFWAY, 2), vector(0.76, -0.82, 0.90)
+    own, towards_label = vector(0.5, -0.3, 0.2), vector(0.1, 0.4, -0.2)
+    guided = steer(
+        lambda x, level: tweedie(x, own, level),
+        lambda x, level: (x * towards_label).sum(1),  # log p(y | x), whose gradient this is
+        scale=2.0,
+    )(x, level)
+    torch.testing.assert_close(score(guided, level), vector(0.7, 0.5, -0.2))
+    torch.testing.assert_close(noised(guided.x0, guided.eps, level), x)

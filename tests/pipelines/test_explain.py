@@ -98,7 +98,7 @@ def test_page_of_a_trained_pipeline_shows_latents(tmp_path):
     page = Page(text)
     assert page.headings == HEADINGS
     assert "cosine, latent" in text
-    assert "a &lt;red&gt; flower" in text and "<red>" not in text
+    assert "a &lt;red&gt; flower" in text and "<red>" not in text and "&amp;lt;" not in text
     assert {read(p).size for p in page.pictures if p not in page.links} >= {(8, 8), (16, 16)}
 
 
