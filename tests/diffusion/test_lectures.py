@@ -175,7 +175,9 @@ def test_weight_of_a_step_in_the_elbo(n, variance):
 # Identities
 
 
-@pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"flow", "ve", "sub_vp", "table"}))
+@pytest.mark.parametrize(
+    "name", ["linear", "scaled_linear", "cosine", "sigmoid", "continuous_cosine", "vp", "learned"]
+)
 def test_signal_and_noise_squared_add_to_one(name):
     """So unit variance is preserved, and SNR = ᾱ/(1-ᾱ)."""
     level = SCHEDULES[name]().level(torch.linspace(0.01, 0.99, 99, dtype=torch.float64))
