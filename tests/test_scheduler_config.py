@@ -15,7 +15,7 @@ from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedules import SCHEDULES
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
-from tests.reference import diffusers_loop, draws, network, our_loop
+from reference import diffusers_loop, draws, network, our_loop
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

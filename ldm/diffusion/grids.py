@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.plane import Level, clean, noised
-from ldm.diffusion.schedules import Schedule, interpolate
+from ldm.diffusion.schedules import ZERO_SNR_FLOOR, Flow, Schedule, interpolate
 
 Grid = Callable[..., list[Level]]  # (schedule, n, **options) -> n + 1 levels
 
@@ -54,12 +54,13 @@ def linspace(schedule: Schedule, n: int, extra: int = 0) -> list[Level]:
 
 
 def interpolated(schedule: Schedule, n: int) -> list[Level]:
-    """`linspace` without rounding, σ/α linear between entries: k-diffusion's way, and Euler's."""
+    """`linspace` without rounding, σ/α linear between entries and finite: Euler's in diffusers."""
     n = _count(schedule, n)
     index = torch.linspace(0, schedule.steps - 1, n, dtype=torch.float64).flip(0)
     numbers = torch.arange(schedule.steps, dtype=torch.float64)
     entries = schedule.level((numbers + 1) / schedule.steps)
-    ratio = interpolate(index, numbers, (-entries.log_snr / 2).exp())
+    ratios = (entries.sigma / entries.alpha).clamp(max=ZERO_SNR_FLOOR**-0.5)
+    ratio = interpolate(index, numbers, ratios)
     visited = schedule.level(schedule.time(-2 * ratio.log()))
     return [*split(visited._replace(t=(index + 1) / schedule.steps)), clean()]
 
@@ -77,12 +78,14 @@ def karras(
     between entries: "exact", "round" or "floor", as diffusers' classes differ in it.
     """
     _count(schedule, n)
-    ends = split(schedule.level(schedule.snap(torch.tensor([1.0, 0.0], dtype=torch.float64))))
-    if between is not None:
+    if between is None:  # one position further in, where an end is clean or pure noise
+        t = schedule.snap(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        inner = t.clamp(1 / schedule.steps, 1 - 1 / schedule.steps)
+        finite = schedule.level(t).log_snr.isfinite()
+        ends = split(schedule.level(torch.where(finite, t, inner).flip(0)))
+    else:
         ends = GRIDS[between](schedule, n)[:-1]
     first, last = (float(level.sigma / level.alpha) for level in (ends[0], ends[-1]))
-    if not 0 < last <= first < math.inf:
-        raise ValueError("grids even in a power of σ/α need a schedule where it is finite and > 0")
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     if rho == math.inf:
         log_ratio = math.log(first) + ramp * (math.log(last) - math.log(first))
@@ -102,6 +105,8 @@ def flow(schedule: Schedule, n: int, top: float = 1.0) -> list[Level]:
 
     With `top` < 1, evenly from 1 with 0.001 left out, σ at most `top`: UniPC's.
     """
+    if not isinstance(schedule, Flow):
+        raise ValueError("grid flow needs schedule flow")
     n, end = _count(schedule, n), 1 / schedule.steps
     t = torch.linspace(0, 1 - end, n + 1, dtype=torch.float64)[1:].flip(0) + (end if top < 1 else 0)
     sigma = schedule.level(t).sigma.clamp(max=top)

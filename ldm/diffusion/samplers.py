@@ -61,9 +61,8 @@ def ddpm(
         estimate = denoiser(x, a)
         small, large = posterior(a, b)
         x = step(estimate, b, small.sqrt())
-        if b.sigma > 0:
-            assert noise is not None
-            x = x + spread(estimate, small, large, variance) * noise(i)
+        if (z := _fresh(small, noise, i)) is not None:
+            x = x + spread(estimate, small, large, variance) * z
         yield x
 
 
