@@ -1,5 +1,6 @@
 """The frame around a training loop: processes, folder, figures, signals, progress."""
 
+import atexit
 import resource
 import signal
 import time
@@ -40,6 +41,7 @@ class Run:
             log_with=None if train.tracker == "none" else train.tracker,
             project_dir=self.folder,
         )
+        atexit.register(self.accelerator.state.destroy_process_group)  # an export still needs it
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         self.main = self.accelerator.is_main_process
         if self.main:
@@ -137,7 +139,8 @@ class Run:
             self.bar.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
 
     def due(self, step: int, every: int) -> bool:
         """Whether `step` is a multiple of `every`, or the last one."""

@@ -23,7 +23,7 @@ from autoencoder.health import (
 class Pyramid(nn.Module):
     """An exact linear autoencoder of smooth images: 2×2 averages up and down, four channels.
 
-    Ill on purpose by `shuffle` (positions permuted) or `huge` (an activation beyond float16); `gain`
+    Ill on purpose by `shuffle` (positions permuted) or `huge` (beyond float16); `gain` alone
     makes the latents small and the decoder amplify, which is no illness.
     """
 
