@@ -12,10 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ldm.diffusion.denoise import Denoiser
-from ldm.diffusion.plane import Level, fit, noised, posterior
-from ldm.diffusion.samplers import Noise, spread
+from ldm.diffusion.denoise import Denoiser, Noise
+from ldm.diffusion.loss import variance_bits
+from ldm.diffusion.plane import Level, fit, noised
 from ldm.diffusion.schedules import Schedule
+
+VARIANCES = {"small": -1.0, "large": 1.0}  # as a learned variance says them
 
 
 def bits_per_dim(nats: Tensor, x0: Tensor) -> Tensor:
@@ -52,31 +54,24 @@ def elbo(
     top = levels[0]
     scale = top.alpha**2 + top.sigma**2
     excess = fit(top.alpha**2 / scale, x0) * (x0.square() - 1) - (top.sigma**2 / scale).log()
-    terms = [0.5 * excess.flatten(1).sum(1)]  # KL(N(αx0, σ²) ‖ N(0, α² + σ²))
+    terms = [excess / math.log(4)]  # KL(N(αx0, σ²) ‖ N(0, α² + σ²))
     for i, (a, b) in enumerate(pairwise(levels)):
         estimate = denoiser(noised(x0, noise(i), a), a)
-        small, large = posterior(a, b)
-        if b.sigma > 0:
-            # KL between Gaussians; the means' distance by DDPM eq. 7, here α_b·(1 - SNR_a/SNR_b)
-            std = spread(estimate, small, large, variance)
-            gain = b.alpha * (1 - (a.alpha * b.sigma / (b.alpha * a.sigma)) ** 2)
-            shift = fit(gain, x0) * (x0 - estimate.x0) / std
-            narrow = fit(small, x0) / std**2
-            nats = 0.5 * (shift**2 + narrow - 1 - narrow.log())
-        elif bins is None:
-            nats = 0.5 * ((x0 - estimate.x0) ** 2 / fit(large, x0) + (2 * math.pi * large).log())
-        else:
-            nats = _bin_nats(x0, estimate.x0, fit(large.sqrt(), x0), 2 / (bins - 1))
-        terms.append(nats.flatten(1).sum(1))
-    bits = bits_per_dim(torch.stack(terms), x0)
+        if b.sigma == 0 and bins is not None:
+            terms.append(_bin_bits(x0, estimate.x0, fit(a.sigma, x0), 2 / (bins - 1)))
+            continue
+        var = estimate.var if variance == "learned" else torch.full_like(x0, VARIANCES[variance])
+        assert var is not None, "variance=learned needs a network with twice the channels of x"
+        terms.append(variance_bits(x0, estimate.x0, var, a, b))
+    bits = torch.stack([term.flatten(1).mean(1) for term in terms])
     return Elbo(bits[0], bits[1:-1], bits[-1])
 
 
-def _bin_nats(x0: Tensor, mean: Tensor, std: Tensor, width: float) -> Tensor:
-    """-log P(bin of x0) under N(mean, std²), the outer bins open: DDPM eq. 13."""
+def _bin_bits(x0: Tensor, mean: Tensor, std: Tensor, width: float) -> Tensor:
+    """-log2 P(bin of x0) under N(mean, std²), the outer bins open: DDPM eq. 13."""
     high = torch.special.ndtr((x0 + width / 2 - mean) / std).masked_fill(x0 > 1 - width / 2, 1)
     low = torch.special.ndtr((x0 - width / 2 - mean) / std).masked_fill(x0 < width / 2 - 1, 0)
-    return -(high - low).clamp(min=1e-12).log()
+    return -(high - low).clamp(min=1e-12).log2()
 
 
 class FlowLikelihood(NamedTuple):
