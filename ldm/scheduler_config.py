@@ -95,10 +95,10 @@ class Spec:
         std = {"one": 1.0, "sigma": float(sigma), "marginal": math.hypot(alpha, sigma)}
         return std[self.start] * noise
 
-    def denoiser(self, network: Network) -> Denoiser:
-        """The network's denoiser, with this Spec's clipping or thresholding."""
+    def denoiser(self, network: Network, sampler: str | None = None) -> Denoiser:
+        """The network's denoiser, clipped or thresholded as the sampler (this Spec's) does it."""
         denoise = denoiser(network, self.schedule, self.prediction)
-        rederive = self.sampler != "ddim"
+        rederive = (sampler or self.sampler) != "ddim"
         if self.thresholding:
             denoise = threshold(denoise, *self.thresholding, rederive=rederive)
         elif self.clip is not None:
@@ -124,21 +124,28 @@ class Spec:
         name = sampler or self.sampler
         solve = _named(SAMPLERS, name, "sampler")
         options = {**(self.sampler_args if name == self.sampler else {}), **options}
+        if name == self.sampler == "ddim" and self.grid in ("leading", "trailing", "linspace"):
+            options.setdefault("targets", self._ddim_targets(num_inference_steps, levels))
         if levels is None:
             levels = self.levels(num_inference_steps)
-            if name == self.sampler == "ddim" and self.grid in ("leading", "trailing", "linspace"):
-                options.setdefault("targets", self._ddim_targets(levels, num_inference_steps))
-        denoise = self.denoiser(network)
+        denoise = self.denoiser(network, name)
         return solve(wrap(denoise) if wrap else denoise, x, levels, noise=noise, **options)
 
-    def _ddim_targets(self, levels: Sequence[Level], n: int) -> list[Level]:
-        """diffusers' DDIM steps from t to t - N//n, also where the next step starts elsewhere."""
-        steps = self.schedule.steps
+    def _ddim_targets(self, n: int, part: Sequence[Level] | None) -> list[Level] | None:
+        """diffusers' DDIM steps from t to t - N//n, also where the next step starts elsewhere.
+
+        None where `part` is not a part of this Spec's own n steps.
+        """
+        steps, levels = self.schedule.steps, self.levels(n)
         targets = []
         for level in levels[:-1]:
             index = self.schedule.label(level.t).round() - steps // n
             targets.append(self._visited.level((index + 1) / steps) if index >= 0 else levels[-1])
-        return targets
+        if part is None:
+            return targets
+        own, times = ([float(level.t) for level in some] for some in (levels, part))
+        first = own.index(times[0]) if times[0] in own else 0
+        return targets[first:][: len(part) - 1] if own[first:][: len(part)] == times else None
 
     @classmethod
     def from_diffusion_config(

@@ -4,18 +4,19 @@ import dataclasses
 import warnings
 from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
+from reference import diffusers_loop, draws, exact_tables, network, our_loop
 
 from ldm.config import DiffusionConfig
 from ldm.diffusion.exact import as_network, mixture
-from ldm.diffusion.grids import GRIDS
+from ldm.diffusion.grids import GRIDS, renoise
 from ldm.diffusion.plane import EPS, PREDICTIONS
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedules import SCHEDULES
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
-from reference import diffusers_loop, draws, network, our_loop
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -236,6 +237,38 @@ def test_what_is_trained_here_samples_the_same_in_diffusers(config, sampler, ste
     ours = our_loop(spec, net, noise, steps, z)
     size = max(1.0, theirs.abs().max().item())
     torch.testing.assert_close(ours, theirs, rtol=0, atol=SINGLE * size)
+
+
+@pytest.mark.parametrize("steps", [17, 20])
+def test_image_to_image_matches_diffusers_last_steps(steps):
+    spec = Spec.from_diffusion_config(DiffusionConfig())
+    noise, image = draws(SHAPE, 2, seed=7)
+    x, levels = renoise(image, noise, spec.levels(steps), 0.6)
+    net = network(SHAPE)
+
+    scheduler = diffusers.DDIMScheduler.from_config(spec.to_diffusers())
+    exact_tables(scheduler, spec)
+    scheduler.set_timesteps(steps)
+    kept = scheduler.timesteps[steps - int(steps * 0.6) :]  # as StableDiffusionImg2ImgPipeline does
+    theirs = scheduler.add_noise(image, noise, kept[:1].repeat(2))
+    torch.testing.assert_close(x, theirs)
+    for t in kept:
+        theirs = scheduler.step(net(theirs, float(t)), t, theirs, return_dict=False)[0]
+
+    def call(x, level):
+        return net(x, float(spec.schedule.label(level.t)))
+
+    *_, ours = spec.sample(call, x, steps, levels=levels)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=EXACT)
+
+
+def test_levels_of_ones_own_are_stepped_to_as_they_are():
+    spec, x = Spec(), draws(SHAPE, 1)[0]
+    levels = Spec(grid="karras").levels(5)
+    states = list(spec.sample(lambda x, level: 0.1 * x, x, 17, levels=levels))
+    again = list(spec.sample(lambda x, level: 0.1 * x, x, 5, levels=levels, sampler="euler"))
+    assert len(states) == 5
+    torch.testing.assert_close(states, again)
 
 
 def test_a_learned_variance_samples_the_same_in_diffusers():

@@ -69,7 +69,7 @@ def perturbed(guided: Network, cond: Network, worse: Network, scale: Scale) -> N
 def steer(denoise: Denoiser, log_prob: LogProb, scale: float = 1.0) -> Denoiser:
     """Classifier guidance: the score + scale·∇ log p(y | x) (Dhariwal & Nichol 2021, section 4).
 
-    `log_prob(x, level)` gives (B,) and knows noisy x. Needs α > 0.
+    `log_prob(x, level)` gives (B,) and knows noisy x.
     """
 
     def steered(x: Tensor, level: Level) -> Estimate:
@@ -100,6 +100,7 @@ def steer_x0(denoise: Denoiser, log_prob: Callable[[Tensor], Tensor], scale: flo
 
 
 def _pushed(estimate: Estimate, gradient: Tensor, level: Level) -> Estimate:
-    """The estimate whose score is larger by `gradient`."""
-    x0 = estimate.x0 + fit(level.sigma**2 / level.alpha, gradient) * gradient
+    """The estimate whose score is larger by `gradient`; at α = 0 x says nothing of x0 or y."""
+    gain = torch.where(level.alpha > 0, level.sigma**2 / level.alpha, 0.0)
+    x0 = estimate.x0 + fit(gain, gradient) * gradient
     return estimate._replace(x0=x0, eps=estimate.eps - fit(level.sigma, gradient) * gradient)

@@ -198,6 +198,12 @@ def test_steering_leaves_no_gradient_behind(kind):
     assert not X.requires_grad
 
 
+def test_steering_is_silent_at_pure_noise():
+    level = SCHEDULES["flow"]().level(torch.tensor(1.0, dtype=torch.float64))
+    found = steer(PRIOR_DENOISER, log_likelihood)(POINTS, level)
+    torch.testing.assert_close(found.x0, PRIOR_DENOISER(POINTS, level).x0)
+
+
 def test_steering_towards_lower_scores_is_steering_backwards():
     level = level_at(0.5)
     up, down = (steer(PRIOR_DENOISER, log_likelihood, s)(POINTS, level).x0 for s in (1.0, -1.0))
