@@ -66,6 +66,35 @@ def _generate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
 
 
+def adherence(args: Namespace) -> None:
+    """Measure how often a model's flowers have the colour that the prompt asks for."""
+    from ldm.evaluation.adherence import table
+    from pipelines.adherence import PROMPTS, measure_adherence
+    from pipelines.runs import RunRecord
+
+    run = RunRecord.read(args.run)
+    if run.export is None:
+        raise UserError(f"{run.folder} has no pipeline yet: train it to the end, or export it")
+    pipe = _pipeline(str(run.export))
+    rows = measure_adherence(
+        pipe, run.folder, args.prompts or PROMPTS, count=args.n, measure=args.measure
+    )
+    print(table(rows))
+    _print_table({"picture": str(run.folder / "adherence.png"), "pipeline": str(run.export)})
+
+
+def _adherence_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT")
+    parser.add_argument("--n", type=_positive, default=100, help="images for each prompt")
+    parser.add_argument(
+        "--measure",
+        default="colour",
+        choices=("colour", "count", "bloom"),
+        help="petal colour or count of drawn flowers, or the colour of a photographed bloom",
+    )
+
+
 def push(args: Namespace) -> None:
     """Publish a run's pipeline on the Hub, with a model card."""
     from pipelines.hub import push as push_to_hub
@@ -126,7 +155,7 @@ def explain(args: Namespace) -> None:
     """Draw how one image comes to be, step by step."""
     from pipelines.explain import explain as draw
 
-    draw(Path(args.out), args.model, args.prompt)
+    print(draw(Path(args.out), args.model, args.prompt))
 
 
 def _explain_arguments(parser: ArgumentParser) -> None:
@@ -142,6 +171,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "generate": Command(generate, _generate_arguments),
+    "adherence": Command(adherence, _adherence_arguments),
     "inspect": Command(inspect, _inspect_arguments),
     "data": Command(data, _data_arguments),
     "explain": Command(explain, _explain_arguments),

@@ -1,5 +1,6 @@
 """Batches of pixels and captions for one process, decoded by workers."""
 
+import signal
 from collections.abc import Iterable
 from typing import Any, Protocol, TypedDict
 
@@ -80,6 +81,12 @@ def collate(items: list[Item]) -> Batch:
     return Batch(**{**lists, "pixels": torch.stack(lists["pixels"])})  # type: ignore[typeddict-item]
 
 
+def leave_signals_to_the_trainer(worker: int) -> None:
+    """A terminal or a scheduler signals the whole group; the trainer still needs its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def image_loader(
     dataset: ImageDataset, slots: Iterable[list[Slot]], workers: int = 0
 ) -> DataLoader:
@@ -89,5 +96,6 @@ def image_loader(
         batch_sampler=slots,  # type: ignore[arg-type]  # any iterable of lists will do
         num_workers=workers,
         collate_fn=collate,
+        worker_init_fn=leave_signals_to_the_trainer,
         pin_memory=torch.cuda.is_available(),
     )

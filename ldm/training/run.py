@@ -20,7 +20,7 @@ from ldm.config import Config, TrainConfig, load_config, save_config
 from ldm.data.example import Source
 from ldm.data.order import Slot, micro_batches
 from ldm.data.quarantine import checked
-from ldm.data.source import open_source
+from ldm.data.source import Split, open_source
 from ldm.errors import UserError
 from ldm.training.state import TrainingState
 from ldm.training.tracking import Metrics
@@ -74,14 +74,19 @@ class Run:
     def sources(self) -> dict[str, Source]:
         """The training and the validation set, without their bad images."""
         needs = NEEDS.get(self.config.conditioning.kind, "caption")
+        splits: tuple[Split, ...] = ("train", "validation")
         with self.accelerator.main_process_first():  # the others find what it left in the cache
-            return {
+            sources = {
                 split: checked(
                     open_source(self.config.data, split, self.config.seed, needs),
                     self.config.folder / "cache" / split,
                 )
-                for split in ("train", "validation")
+                for split in splits
             }
+        for split, source in sources.items():
+            for note in source.notes:
+                self.say(f"{split} images: {note}")
+        return {str(split): source for split, source in sources.items()}
 
     def resume(self, state: TrainingState) -> int:
         """Take up the newest checkpoint; returns the number of steps that are done."""
@@ -91,7 +96,7 @@ class Run:
         self.metrics.resume(start)
         return start
 
-    def slots(self, examples: int, start: int) -> Iterator[list[Slot]]:
+    def slots(self, examples: int, start: int, shuffle: bool = True) -> Iterator[list[Slot]]:
         """This process's micro-batches of the steps from `start`, `accumulation` for each."""
         train, accelerator = self.train, self.accelerator
         return micro_batches(
@@ -103,6 +108,7 @@ class Run:
             accelerator.process_index,
             start,
             train.steps,
+            shuffle,
         )
 
     def steps(self, state: TrainingState, start: int) -> Iterator[int]:

@@ -1,0 +1,51 @@
+"""How often a model's pictures show the petal colour that their prompt asks for."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ldm.errors import UserError
+from ldm.evaluation.adherence import Row, adherence, asked, table
+from pipelines.grid import captioned_grid
+from pipelines.text_to_image import TextToImagePipeline
+
+PROMPTS = ("a red flower", "a yellow flower", "a purple flower", "a white flower")
+SHOWN = 8  # images of each prompt in the picture
+
+
+def measure_adherence(
+    pipe: TextToImagePipeline,
+    folder: Path,
+    prompts: Sequence[str] = PROMPTS,
+    count: int = 100,
+    measure: str = "colour",
+    batch: int = 50,
+) -> list[Row]:
+    """Sample `count` images for each prompt and measure them.
+
+    Writes folder/adherence.json, .txt and .png, the first few images of each prompt. `measure` is
+    a key of ldm.evaluation.adherence.MEASURES. Raises UserError for a prompt that does not ask
+    for what is measured.
+    """
+    for prompt in prompts:
+        if measure not in asked(prompt):
+            raise UserError(f"the prompt {prompt!r} asks for no {measure} that can be measured")
+    pipe.set_progress_bar_config(disable=True)
+    rows, shown = [], []
+    with tqdm(total=count * len(prompts), desc="sampling", unit="img") as bar:
+        for prompt in prompts:
+            images: list[Image.Image] = []
+            while len(images) < count:
+                n = min(batch, count - len(images))
+                images += pipe(prompt, num_images_per_prompt=n, seed=len(images)).images
+                bar.update(n)
+            rows.append(adherence(prompt, measure, images))
+            shown.append((prompt, images[:SHOWN]))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adherence.json").write_text(json.dumps([r.summary() for r in rows], indent=1))
+    (folder / "adherence.txt").write_text(table(rows) + "\n")
+    captioned_grid(shown).save(folder / "adherence.png")
+    return rows
