@@ -1,7 +1,5 @@
 """How well an autoencoder reconstructs held-out images, in figures and in pictures."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from diffusers.models import AutoencoderKL
@@ -17,6 +15,7 @@ from ldm.data.example import BadImage, Source
 from ldm.data.pixels import to_pixels
 from ldm.training.run import Run
 
+HEALTH = "health.txt"  # the last evaluation's figures and verdicts, in the run's folder
 MOST_PIXELS = 2**25  # of all held-out images together: 512 at 256 px
 SHOWN = 8  # images in a picture
 EXAMINED = 64  # images that the health verdicts look at
@@ -29,7 +28,8 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 def held_out_pixels(source: Source, resolution: int) -> Tensor:
     """The first images of `source`, centre crops, uint8 (N, 3, R, R)."""
-    wanted = min(len(source), MOST_PIXELS // resolution**2)
+    wanted = min(len(source), HEALTH = "health.txt"  # the last evaluation's figures and verdicts, in the run's folder
+MOST_PIXELS // resolution**2)
     crops: list[Tensor] = []
     for i in range(len(source)):
         if len(crops) == wanted:
@@ -96,7 +96,7 @@ class Evaluation:
         prior = posterior.channel_mean[:, None, None] + posterior.channel_std[:, None, None] * noise
         return tiled([x, y, 3 * (y - x), decode(vae, prior).float()])
 
-    def __call__(self, step: int, vae: AutoencoderKL) -> list[Verdict]:
+    def __call__(self, step: int, vae: AutoencoderKL) -> None:
         """Record figures, verdicts and a picture of `vae` as it is."""
         figures = self.figures(vae)
         verdicts = self.verdicts(vae)
@@ -109,18 +109,12 @@ class Evaluation:
             folder = self.run.folder / "samples"
             folder.mkdir(parents=True, exist_ok=True)
             self.picture(vae).save(folder / f"step_{step:07d}.png")
-            write_report(self.run.folder / "health.txt", figures, verdicts)
+            lines = [f"{name}: {value:.4f}" for name, value in figures.items()]
+            health = "\n".join([f"step: {step}", *lines, report(verdicts)])
+            (self.run.folder / HEALTH).write_text(health + "\n")
         said = ", ".join(f"{k.removeprefix('validation/')} {v:.4g}" for k, v in figures.items())
-        self.run.say(f"step {step}: {said}")
-        for verdict in verdicts:
-            if not verdict.ok:
-                self.run.say(f"  {verdict}")
-        return verdicts
-
-
-def write_report(path: Path, figures: dict[str, float], verdicts: list[Verdict]) -> None:
-    lines = [f"{name}: {value:.4f}" for name, value in figures.items()]
-    path.write_text("\n".join([*lines, report(verdicts)]) + "\n")
+        ill = ", ".join(f"not '{v.name}'" for v in verdicts if not v.ok)
+        self.run.say(f"step {step}: {said}; {ill or 'healthy'}")
 
 
 def tiled(rows: list[Tensor]) -> Image.Image:

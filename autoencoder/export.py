@@ -5,6 +5,7 @@ import shutil
 import torch
 
 from autoencoder.cache import LatentCache
+from autoencoder.evaluation import HEALTH
 from autoencoder.model import export_folder, standardize
 from autoencoder.objective import Reconstructor
 from ldm.data.example import Source
@@ -32,5 +33,6 @@ def export(run: Run, model: Reconstructor, source: Source) -> None:
     if run.main:
         folder = export_folder(config)
         vae.save_pretrained(folder)
+        run.say((run.folder / HEALTH).read_text())
         run.say(f"the autoencoder is in {folder}")
     run.accelerator.wait_for_everyone()
