@@ -28,8 +28,7 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 def held_out_pixels(source: Source, resolution: int) -> Tensor:
     """The first images of `source`, centre crops, uint8 (N, 3, R, R)."""
-    wanted = min(len(source), HEALTH = "health.txt"  # the last evaluation's figures and verdicts, in the run's folder
-MOST_PIXELS // resolution**2)
+    wanted = min(len(source), MOST_PIXELS // resolution**2)
     crops: list[Tensor] = []
     for i in range(len(source)):
         if len(crops) == wanted:
