@@ -1,7 +1,10 @@
 """diffusers' own sampling loops in float64, as oracles for ours."""
 
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import diffusers
 import torch
@@ -61,15 +64,19 @@ def diffusers_loop(
     for i, t in enumerate(scheduler.timesteps):
         if type(scheduler).__name__ == "LCMScheduler":
             t = t.item()  # its boundary condition is float32 for a tensor
-        module = __import__(type(scheduler).__module__, fromlist=["randn_tensor"])
-        if hasattr(module, "randn_tensor"):  # every draw of this step is z[i]
-            module.randn_tensor = lambda *_, i=i, **__: z[i]
-        out = net(
-            scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x,
-            float(t),
-        )
-        x = scheduler.step(out, t, x, return_dict=False, **step)[0]
+        scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        out = net(scaled, float(t))
+        with drawing(scheduler, z[i] if i < len(z) else None):
+            x = scheduler.step(out, t, x, return_dict=False, **step)[0]
     return x
+
+
+def drawing(scheduler: Any, z: Tensor | None) -> AbstractContextManager[Any]:
+    """Let every draw that this scheduler makes be z."""
+    module = sys.modules[type(scheduler).__module__]
+    if z is None or not hasattr(module, "randn_tensor"):
+        return nullcontext()
+    return patch.object(module, "randn_tensor", lambda *_, **__: z)
 
 
 def our_loop(spec: Spec, net: Network, noise: Tensor, steps: int, z: list[Tensor], **options: Any):
