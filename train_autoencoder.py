@@ -48,7 +48,7 @@ def train(config: Config) -> int:
     ema = EMA(vae, options.ema_decay)
     state = TrainingState(accelerator, run.folder / "checkpoints", modules, optimizers, ema)
     evaluate = Evaluation(run, sources["validation"], objective)
-    run.say(table(preflight(run, modules, sources, objective, shape)))
+    run.say(table(preflight(run, modules, sources, evaluate, shape)))
 
     start = run.resume(state)
     batches = examples(run, sources["train"], shape, start)
@@ -85,7 +85,7 @@ def preflight(
     run: Run,
     modules: dict[str, nn.Module],
     sources: dict[str, Source],
-    objective: Objective,
+    evaluate: Evaluation,
     shape: tuple[int, int, int],
 ) -> dict[str, str]:
     """What to look at before the first step."""
@@ -96,7 +96,8 @@ def preflight(
         "images": ", ".join(f"{name} {size}" for name, size in sizes.items()),
         "latents": f"{resolution}×{resolution}×3 → {height}×{width}×{channels}, {fewer:g} times "
         "fewer elements",
-        "loss": str(objective),
+        "loss": str(evaluate.objective),
+        "Fréchet distance in": evaluate.features.label,
         **budget(modules, run.train, sizes["train"], run.accelerator.num_processes),
     }
 

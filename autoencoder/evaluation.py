@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from diffusers.models import AutoencoderKL
 from PIL import Image
 from torch import Tensor
@@ -13,6 +14,9 @@ from autoencoder.perceptual import ssim
 from ldm import keyed
 from ldm.data.example import BadImage, Source
 from ldm.data.pixels import to_pixels
+from ldm.evaluation.feature_network import random_feature_network
+from ldm.evaluation.features import Extractor, load_extractor
+from ldm.evaluation.frechet import frechet_distance, moments
 from ldm.training.run import Run
 
 HEALTH = "health.txt"  # the last evaluation's figures and verdicts, in the run's folder
@@ -48,15 +52,19 @@ class Evaluation:
         resolution = run.config.data.resolution
         self.pixels = held_out_pixels(source, resolution)
         self.batch = max(1, min(64, 2**22 // resolution**2))
+        self.features = feature_extractor(run)
+        self.reference = moments(self.features.extract(self.pixels))
 
     def images(self, which: slice) -> Tensor:
         return self.pixels[which].to(self.run.device).float() / 127.5 - 1
 
     @torch.no_grad()
     def figures(self, vae: AutoencoderKL) -> dict[str, float]:
-        """PSNR, SSIM and perceptual distance of reconstructions from the posterior's mean."""
-        accelerator = self.run.accelerator
-        totals: Tensor | float = 0.0
+        """PSNR, SSIM, perceptual and Fréchet distance of reconstructions from posterior means."""
+        accelerator, perceptual = self.run.accelerator, self.objective.perceptual
+        names = ["psnr", "ssim"] + ["perceptual"] * (perceptual is not None)
+        totals = torch.zeros(len(names), dtype=torch.float64)
+        features = []
         for start in range(0, len(self.pixels), self.batch * accelerator.num_processes):
             mine = start + self.batch * accelerator.process_index
             x = self.images(slice(mine, mine + self.batch))
@@ -64,14 +72,16 @@ class Evaluation:
                 continue
             y = decode(vae, encode_moments(vae, x).chunk(2, dim=1)[0]).float().clamp(-1, 1)
             columns = [psnr(x, y), ssim(x, y)]
-            if self.objective.perceptual is not None:
-                columns.append(self.objective.perceptual(y, x))
-            totals = totals + torch.stack(columns).double().sum(1)
-        names = ["psnr", "ssim", "perceptual"]
-        if not isinstance(totals, Tensor):
-            totals = torch.zeros(3 if self.objective.perceptual is not None else 2).double()
+            if perceptual is not None:
+                columns.append(perceptual(y, x))
+            totals += torch.stack(columns).double().sum(1).cpu()
+            features.append(self.features(as_bytes(y)))
         means = accelerator.reduce(totals.to(self.run.device).float(), "sum") / len(self.pixels)
-        return {f"validation/{k}": v for k, v in zip(names, means.tolist(), strict=False)}
+        figures = {f"validation/{k}": v for k, v in zip(names, means.tolist(), strict=True)}
+        everyones = torch.cat(gather_object(features))
+        if len(everyones) > 1 and bool(everyones.isfinite().all()):
+            figures["validation/rfd"] = frechet_distance(moments(everyones), self.reference)
+        return figures
 
     @torch.no_grad()
     def verdicts(self, vae: AutoencoderKL) -> list[Verdict]:
@@ -116,8 +126,20 @@ class Evaluation:
         self.run.say(f"step {step}: {said}; {ill or 'healthy'}")
 
 
+def feature_extractor(run: Run) -> Extractor:
+    """What the Fréchet distance is measured by; the one without weights needs nothing at all."""
+    spec, resolution = run.config.autoencoder.features, run.config.data.resolution
+    if spec == "random":
+        return Extractor("random", random_feature_network(resolution).to(run.device), None)
+    return load_extractor(spec, run.device)
+
+
+def as_bytes(x: Tensor) -> Tensor:
+    """[−1, 1] → uint8."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
 def tiled(rows: list[Tensor]) -> Image.Image:
     """Rows of images (n, 3, H, W) in [−1, 1] as one picture."""
     grid = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
-    array = ((grid.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(np.ascontiguousarray(array))
+    return Image.fromarray(np.ascontiguousarray(as_bytes(grid).permute(1, 2, 0).cpu().numpy()))

@@ -84,6 +84,8 @@ class AutoencoderConfig:
     standardize: bool = True  # latents to mean 0, std 1 per channel over the whole data set
     views: int = 1  # cached crops per image where data.crop is random
     cache_dtype: str = "float32"  # float32 or float16
+    features: str = "random"  # of the reconstructions' Fréchet distance: random, trained:FOLDER,
+    # inception, dinov2 ...
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
