@@ -32,7 +32,7 @@ assert not heavy, heavy
     command = [sys.executable, "-c", script]
     shown = subprocess.run(command, check=True, capture_output=True, text=True)
     for name in COMMANDS:
-        assert f"\n    {name} " in shown.stdout
+        assert f"\n    {name}" in shown.stdout
 
 
 def test_generate_writes_the_pipelines_own_image(run, tmp_path, capsys):

@@ -35,7 +35,7 @@ def both(folder, steps, **call):
     for cls in (StableDiffusionPipeline, TextToImagePipeline):
         pipe = cls.from_pretrained(folder)
         pipe.set_progress_bar_config(disable=True)
-        images.append(pipe("a red flower", generator=generator(3), **call).images)
+        images.append(pipe("daisy", generator=generator(3), **call).images)
     return images
 
 
@@ -55,7 +55,7 @@ def both(folder, steps, **call):
 def test_a_stock_folder_samples_as_stock_does(tmp_path, scheduler, spacing, prediction):
     kwargs = {"timestep_spacing": spacing, "prediction_type": prediction, **SD_BETAS}
     stock_pipeline(scheduler(**kwargs)).save_pretrained(tmp_path)
-    theirs, ours = both(tmp_path, 10, guidance_scale=4.0, negative_prompt="grey")
+    theirs, ours = both(tmp_path, 10, guidance_scale=4.0, negative_prompt="rose")
     assert np.abs(theirs - ours).max() < 2e-4
     assert theirs.std() > 0.02
 
@@ -85,8 +85,6 @@ EXPORTS = {
     "class": ("class", {"sampler": "dpmpp_2m"}),
     "none": ("none", {"sampler": "ddpm"}),
     "flow": ("joint", {"schedule": "flow", "prediction": "flow"}),
-    "cosine": ("joint", {"schedule": "cosine"}),
-    "heun": ("joint", {"sampler": "heun", "grid": "linspace", "prediction": "epsilon"}),
 }
 PROMPT = {"joint": "a red flower", "class": "oxeye daisy", "none": ""}
 

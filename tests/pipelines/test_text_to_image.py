@@ -147,7 +147,7 @@ def test_eta_adds_noise_to_ddim_only(pipe):
 
 def test_float32_arithmetic_around_a_bfloat16_network_drifts_less_than_stock():
     exact, pipe = tiny_pipeline(), tiny_pipeline().to(torch.bfloat16)
-    stock = stock_pipeline(DDIMScheduler(**SD_BETAS, timestep_spacing="trailing"))
+    stock = stock_pipeline(DDIMScheduler(**SD_BETAS, timestep_spacing="trailing"), "joint")
     stock.scheduler.register_to_config(prediction_type="v_prediction")
     call = {"num_inference_steps": 20, "guidance_scale": 3.0, "output_type": "latent"}
     noise = torch.randn(4, 4, 8, 8, generator=generator(0)).bfloat16()
@@ -165,7 +165,7 @@ def test_float32_arithmetic_around_a_bfloat16_network_drifts_less_than_stock():
 
 
 def test_perturbed_attention_guidance_is_diffusers(pipe):
-    stock = stock_pipeline(DDIMScheduler(**SD_BETAS, timestep_spacing="trailing"))
+    stock = stock_pipeline(DDIMScheduler(**SD_BETAS, timestep_spacing="trailing"), "joint")
     stock.scheduler.register_to_config(prediction_type="v_prediction")
     theirs = quiet(
         StableDiffusionPAGPipeline(
