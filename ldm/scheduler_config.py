@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ldm.diffusion.denoise import Denoiser, boundary, check, clamp, denoiser, threshold
 from ldm.diffusion.grids import GRIDS
+from ldm.diffusion.learned import Learned
 from ldm.diffusion.loss import Network
 from ldm.diffusion.plane import PREDICTIONS, Level, Prediction, edm
 from ldm.diffusion.samplers import SAMPLERS, Noise
-from ldm.diffusion.schedules import SCHEDULES, Discrete, Schedule
+from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedule
 from ldm.errors import UserError
 from ldm.scheduler_reader import Options, read_scheduler, spacing, start
-from ldm.scheduler_writer import class_of, write_scheduler
+from ldm.scheduler_writer import class_of, divides_by_alpha, write_scheduler
 
 # how a class's own grid differs from its name's default
 _OWN = {("UniPCMultistepScheduler", "flow"): {"top": 1 - 1e-6}}
@@ -60,9 +61,13 @@ class Spec:
 
     @cached_property
     def _visited(self) -> Schedule:
-        """What grids are laid on: the schedule, or the table that a learned one exports as."""
-        betas = getattr(self.schedule, "betas", None)
-        return Discrete(betas()) if callable(betas) else self.schedule
+        """What grids are laid on: the schedule as diffusers' class of the sampler has it."""
+        schedule = self.schedule
+        if isinstance(schedule, Learned):
+            return Discrete(schedule.betas())
+        if isinstance(schedule, Discrete) and divides_by_alpha(self.sampler):
+            return Discrete(schedule.betas, schedule.floor or ZERO_SNR_FLOOR)
+        return schedule
 
     @property
     def prediction(self) -> Prediction:
@@ -84,7 +89,7 @@ class Spec:
             first = self._visited.level(torch.tensor(1 / self.schedule.steps, dtype=torch.float64))
             scale = first.alpha if self.final == "ratio" else torch.ones_like(first.alpha)
             levels[-1] = Level(first.t, first.alpha / scale, first.sigma / scale)
-        if self._visited is not self.schedule:  # a learned one has a time of its own
+        if isinstance(self.schedule, Learned):  # whose time is its own
             levels = [level._replace(t=self.schedule.time(level.log_snr)) for level in levels]
         return levels
 
@@ -162,9 +167,11 @@ class Spec:
         own = {"flow": "flow", "ve": "edm", "edm": "edm"}.get(name) if grid == "trailing" else None
         if own == "flow" and export.startswith("FlowMatch"):
             own = "flow_match"
+        learned = config.learned_variance and sampler == "ddpm"
+        if learned and grid in ("leading", "trailing"):
+            grid = "linspace"  # off entry 0 diffusers adds learned noise to the last sample
         even = grid in ("karras", "exponential")
         spaced = spacing(export, (grid, "linspace") if even else grid, 1, name)
-        learned = config.learned_variance and sampler == "ddpm"
         return cls(
             schedule_name=name,
             schedule_args=dict(config.schedule_args),

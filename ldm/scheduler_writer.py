@@ -42,6 +42,11 @@ def class_of(sampler: str, schedule: str) -> str:
     return kind.get(sampler) or _CLASSES.get(sampler, "DDIMScheduler")
 
 
+def divides_by_alpha(sampler: str) -> bool:
+    """Whether diffusers keeps ᾱ from 0 for this sampler, at the floor of zero terminal SNR."""
+    return _CLASSES.get(sampler) not in ("DDPMScheduler", "DDIMScheduler", "LCMScheduler", None)
+
+
 def write_scheduler(spec: Options, schedule: Schedule) -> Options:
     """A diffusers config; it may say less than the fields do, so read it back and compare.
 

@@ -28,7 +28,7 @@ def cfg(
     alone (Kynkäänniemi et al. 2024). `rescale` pulls F's standard deviation back to the
     conditional's (Lin et al. 2023, eq. 15-16). A negative prompt is `uncond` with that prompt;
     autoguidance is a weaker network in its place (Karras et al. 2024, eq. 3). `pair` gives
-    (F_c, F_u) from one call. Channels beyond x's, a learned variance, are F_c's.
+    (F_c, F_u) from one call. A learned variance is guided along, as in diffusers' pipelines.
     """
 
     def guided(x: Tensor, level: Level) -> Tensor:
@@ -38,15 +38,13 @@ def cfg(
             return cond(x, level)
         if s == 0:
             return uncond(x, level)
-        out, base = pair(x, level) if pair else (cond(x, level), uncond(x, level))
-        channels = x.shape[1]
-        f_c, f_u = out[:, :channels], base[:, :channels]
+        f_c, f_u = pair(x, level) if pair else (cond(x, level), uncond(x, level))
         f = f_u + s * (f_c - f_u)
         if rescale:
             dims = tuple(range(1, f.ndim))
             matched = f * (f_c.std(dims, keepdim=True) / f.std(dims, keepdim=True))
             f = rescale * matched + (1 - rescale) * f
-        return torch.cat([f, out[:, channels:]], dim=1)
+        return f
 
     return guided
 
