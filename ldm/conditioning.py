@@ -133,9 +133,8 @@ def _joint(config: ConditioningConfig, label_names: Sequence[str] | None) -> Con
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
-    except (
-        Exception
-    ) as error:  # transformers' strict dataclasses have an exception tree of their own
+    # transformers' strict dataclasses have an exception tree of their own
+    except Exception as error:
         raise UserError(f"conditioning.model: {' '.join(str(error).split())}") from None
     return Conditioner(tokenizer, CLIPTextModel(text_config), trainable=True)
 

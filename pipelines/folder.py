@@ -169,10 +169,10 @@ def save(pipeline: "LatentPipeline", folder: Path, variant: str | None) -> None:
     path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
     defaults = {k: getattr(pipeline.defaults, k) for k in asdict(STOCK_DEFAULTS)}
     (folder / DEFAULTS_FILE).write_text(json.dumps(defaults, indent=2) + "\n")
-    _for_transformers_4(folder, pipeline.tokenizer)
+    _for_transformers_4(folder)
 
 
-def _for_transformers_4(folder: Path, tokenizer: Any) -> None:
+def _for_transformers_4(folder: Path) -> None:
     """Rewrite what transformers 4 would misread, in ways that transformers 5 reads alike.
 
     It looks for a CLIP text model's weights under `text_model.` (and warns, and goes on with random
@@ -184,7 +184,8 @@ def _for_transformers_4(folder: Path, tokenizer: Any) -> None:
         if "embeddings.token_embedding.weight" in tensors:
             prefixed = {f"text_model.{key}": tensor for key, tensor in tensors.items()}
             save_file(prefixed, weights, metadata={"format": "pt"})
-    model = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
+    description = folder / "tokenizer" / "tokenizer.json"
+    model = json.loads(description.read_text(encoding="utf-8"))["model"]
     if model["type"] == "BPE":
         (folder / "tokenizer" / "vocab.json").write_text(
             json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8"

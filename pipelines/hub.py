@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipelines.base import LatentPipeline
 
 PICTURE = "samples.png"
-TAGS = ["text-to-image", "latent-diffusion", "diffusion", "trained-from-scratch"]
+TAGS = ["text-to-image", "latent-diffusion", "diffusion"]
 
 
 def push(

@@ -1,4 +1,4 @@
-"""The same prompts and seeds at every evaluation: how a model comes along, as a strip of pictures."""
+"""The same prompts and seeds at every evaluation: how a model comes along, as pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,0 +1,28 @@
+"""A preview is the pipeline's own images, the same prompts and seeds at every step."""
+
+import numpy as np
+from conftest import tiny_pipeline
+from PIL import Image
+
+from ldm.config import SampleConfig
+from pipelines.preview import Preview
+
+
+def test_a_preview_shows_every_prompt_and_compares_over_time(tmp_path):
+    pipe = tiny_pipeline("class")
+    config = SampleConfig(images_per_prompt=2, seed=5)
+    preview = Preview(pipe, config, ["daisy", "rose"], tmp_path / "samples")
+    first, second = preview(10), preview(200)
+    assert [p.name for p in (first, second)] == ["step_0000010.png", "step_0000200.png"]
+    assert np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(second)))
+    with Image.open(first) as grid:
+        assert grid.width == 2 * (128 + 6) + 6 and grid.height > 2 * 128
+        shown = np.asarray(grid)
+    expected = np.asarray(pipe("daisy", seed=6).images[0])  # the second image of the first row
+    top = next(y for y in range(60) if (shown[y, 140:268] != 255).any(-1).all())
+    assert np.array_equal(shown[top : top + 128 : 8, 140:268:8], expected)
+
+
+def test_an_unconditional_model_is_previewed_without_a_prompt(tmp_path):
+    preview = Preview(tiny_pipeline("none"), SampleConfig(images_per_prompt=1), [], tmp_path)
+    assert preview(1).is_file()
