@@ -68,7 +68,7 @@ class Importance:
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         edges = torch.linspace(0, 1, len(self.losses) + 1, dtype=torch.float64)
         reached = torch.cat([edges[:1], self._share().cumsum(0)])
-        return schedule.snap(interpolate(u, reached, edges))
+        return schedule.snap(interpolate(u, reached.to(u.device), edges.to(u.device)))
 
     def weight(self, t: Tensor) -> Tensor:
         """Uniform density over this one's, at t (B,)."""
