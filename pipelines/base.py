@@ -102,8 +102,8 @@ class LatentPipeline:
 
         Safetensors only. Raises UserError for what cannot be found, read or sampled.
         """
-        parts = folders.load(name, dtype=dtype, variant=variant, revision=revision, token=token)
-        pipeline = cls(*parts)
+        parts = folders.load(name, variant=variant, revision=revision, token=token)
+        pipeline = cls(*parts).to(dtype)  # before the device, where memory is dear
         return pipeline if device is None else pipeline.to(device)
 
     def save_pretrained(self, folder: str | Path, variant: str | None = None) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
-import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -42,12 +41,14 @@ STOCK_DEFAULTS = StockDefaults()
 def load(
     name: str | Path,
     *,
-    dtype: torch.dtype,
     variant: str | None,
     revision: str | None,
     token: str | None,
 ) -> tuple[Any, Any, Any, Any, Spec, StockDefaults]:
-    """(vae, unet, tokenizer, text_encoder, spec, defaults) of a run, folder or Hub name."""
+    """(vae, unet, tokenizer, text_encoder, spec, defaults) of a run, folder or Hub name.
+
+    In diffusers' default dtype: its argument for another has changed names between releases.
+    """
     place = Path(name)
     if not (place / "model_index.json").is_file() and (place / "pipeline").is_dir():
         place = place / "pipeline"
@@ -62,7 +63,6 @@ def load(
         scheduler = DDIMScheduler.load_config(source, subfolder="scheduler", **hub)
         stock = StableDiffusionPipeline.from_pretrained(
             source,
-            dtype=dtype,
             variant=variant,
             use_safetensors=True,
             safety_checker=None,
