@@ -82,9 +82,10 @@ def threshold(
 def boundary(
     denoise: Denoiser, schedule: Schedule, scaling: float = 10.0, sigma_data: float = 0.5
 ) -> Denoiser:
-    """x̂0 = c_skip·x + c_out·x̂0, which is x at label 0 (Luo et al. 2023, section 3 and appendix C).
+    """c_skip·x + c_out·x̂0 in place of x̂0, so that label 0 is the identity.
 
-    Consistency models are trained so; their noise is what follows from x and x̂0.
+    Consistency models (Song et al. 2023, eq. 5 and appendix C) with LCM's scaled labels (Luo et al.
+    2023); ε̂ is what follows.
     """
 
     def consistent(x: Tensor, level: Level) -> Estimate:

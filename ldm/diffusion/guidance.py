@@ -27,7 +27,7 @@ def cfg(
     `scale` may depend on the level. Outside `interval`, in σ/α, the conditional network stands
     alone (Kynkäänniemi et al. 2024). `rescale` pulls F's standard deviation back to the
     conditional's (Lin et al. 2023, eq. 15-16). A negative prompt is `uncond` with that prompt;
-    autoguidance is a weaker network in its place (Karras et al. 2024, eq. 3). `pair` gives
+    autoguidance is a weaker network in its place (Karras et al. 2024). `pair` gives
     (F_c, F_u) from one call. A learned variance is guided along, as in diffusers' pipelines.
     """
 
@@ -50,7 +50,7 @@ def cfg(
 
 
 def perturbed(guided: Network, cond: Network, worse: Network, scale: Scale) -> Network:
-    """F + scale·(F_c - F_worse): perturbed-attention guidance (Ahn et al. 2024, eq. 16).
+    """F + scale·(F_c - F_worse): perturbed-attention guidance (Ahn et al. 2024).
 
     `worse` is `cond` with its self-attention maps replaced by the identity; `guided` is `cond`, or
     cfg of it.
@@ -83,7 +83,7 @@ def steer_x0(denoise: Denoiser, log_prob: Callable[[Tensor], Tensor], scale: flo
     """The same with log p(y | x̂0(x)), its gradient taken through the denoiser.
 
     For what knows clean images alone: CLIP guidance (GLIDE, Nichol et al. 2022, section 2.4) is
-    log_prob = similarity(embed(decode(x̂0)), text); also DPS (Chung et al. 2023, eq. 16).
+    log_prob = similarity(embed(decode(x̂0)), text); also DPS (Chung et al. 2023).
     """
 
     def steered(x: Tensor, level: Level) -> Estimate:

@@ -36,6 +36,7 @@ class Learned(nn.Module):
 
     def _climb(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The curve before it is scaled to end at 1, and its derivative."""
+        t = t.to(self.center.device)  # sampling's levels are made on the CPU
         height, slope = self.log_height.exp(), self.log_slope.exp()
         step, origin = ((slope * (u - self.center)).sigmoid() for u in (t[..., None], 0))
         value = t + (height * (step - origin)).sum(-1)
@@ -58,6 +59,7 @@ class Learned(nn.Module):
 
     @torch.no_grad()
     def time(self, log_snr: Tensor) -> Tensor:
+        log_snr = log_snr.to(self.center.device)
         s = ((self.log_snr_max - log_snr) / (self.log_snr_max - self.log_snr_min)).clamp(0, 1)
         t = torch.zeros_like(s)
         for k in range(1, 54):  # bisection, to float64's last bit

@@ -111,7 +111,7 @@ def below(level: Level, schedule: Schedule) -> Level:
 
 
 def vlb(level: Level, schedule: Schedule) -> Tensor:
-    """½·(SNR_{t-1} - SNR_t), nats of a step's KL (VDM, Kingma et al. 2021, eq. 14).
+    """½·(SNR_{t-1} - SNR_t), nats of a step's KL (VDM, Kingma et al. 2021, section 4).
 
     The first step is DDPM's decoder of variance β_1: ½/σ². In ε-space, λ_t = β²/(2σ²α(1-ᾱ)).
     """
@@ -125,12 +125,12 @@ def min_snr(level: Level, schedule: Schedule, gamma: float = 5.0) -> Tensor:
 
 
 def p2(level: Level, schedule: Schedule, k: float = 1.0, gamma: float = 1.0) -> Tensor:
-    """SNR/(k + SNR)^γ: less weight on small noise (P2, Choi et al. 2022, eq. 8)."""
+    """SNR/(k + SNR)^γ: less weight on small noise (P2, Choi et al. 2022)."""
     return level.snr / (k + level.snr) ** gamma
 
 
 def debiased(level: Level, schedule: Schedule) -> Tensor:
-    """√SNR: 1/√SNR on ε (Yu et al. 2023, eq. 14)."""
+    """√SNR: 1/√SNR on ε (Yu et al. 2023)."""
     return level.snr.sqrt()
 
 
@@ -140,7 +140,7 @@ def edm(level: Level, schedule: Schedule, sigma_data: float = 0.5) -> Tensor:
 
 
 def sigmoid(level: Level, schedule: Schedule, bias: float = 2.0) -> Tensor:
-    """SNR·sigmoid(bias - log SNR), a monotone weighting (VDM++, Kingma & Gao 2023, table 1).
+    """SNR·sigmoid(bias - log SNR), a monotone weighting (VDM++, Kingma & Gao 2023).
 
     Their w(λ) on ε; the density of λ is the time sampler's.
     """

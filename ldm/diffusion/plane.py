@@ -146,7 +146,7 @@ def error_gain(level: Level, prediction: Prediction) -> Tensor:
 def posterior(a: Level, b: Level) -> tuple[Tensor, Tensor]:
     """(β̃, β) of the step from a to the cleaner b: Var q(x_b | x_a, x0) and Var q(x_a | x_b).
 
-    Both are 1 - SNR_a/SNR_b of a level's own σ²: DDPM eq. 7 and VDM (Kingma et al. 2021) eq. 24-28.
+    Both are 1 - SNR_a/SNR_b of a level's own σ²: DDPM eq. 7; VDM (Kingma et al. 2021), appendix A.
     Between two clean levels, or two of pure noise, nothing is lost.
     """
     lost = 1 - (a.alpha * b.sigma / (b.alpha * a.sigma)).square().nan_to_num(nan=1.0)

@@ -136,7 +136,7 @@ def unipc(
     noise: Noise | None = None,
     lower_order_final: bool = True,
 ) -> Iterator[Tensor]:
-    """UniPC of order 2 with B₂(h) (Zhao et al. 2023, algorithms 5-8), one evaluation a step.
+    """UniPC of order 2 with B₂(h), data prediction (Zhao et al. 2023); one evaluation a step.
 
     Its predictor is DPM-Solver++(2M); x̂0 at the level reached then corrects the step that led
     there. Both are DDIM steps from x with an x̂0 of their own.

@@ -39,9 +39,9 @@ def schedule_on(name, device):
 @torch.no_grad()
 def test_samplers(name, schedule):
     options = {"corrections": 1} if name == "langevin" else {}
-    made = SCHEDULES[schedule]()
 
     def sample(device):
+        made = schedule_on(schedule, device)
         denoise = threshold(clamp(boundary(denoiser(network, made, V), made)), largest=2.0)
         levels, x = GRIDS["trailing"](made, 6), X.to(device)
         noise = [z.to(device) for z in Z]
