@@ -45,11 +45,14 @@ svg .thread { fill: none; stroke: var(--fg); stroke-width: 0.8; opacity: 0.55; }
 
 
 class Series(NamedTuple):
-    """A named curve through points (x, y)."""
+    """A named curve through points (x, y), with a band from `low` to `high` where they are given."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    dots: bool = False  # the points themselves, each saying its value when pointed at
 
 
 def _png(image: Image.Image) -> str:
@@ -59,14 +62,15 @@ def _png(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def page(title: str, body: Sequence[str]) -> str:
-    """The whole HTML document."""
+def page(title: str, body: Sequence[str], style: str = "", script: str = "") -> str:
+    """The whole HTML document, with more style and a script of its own where they are given."""
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head><body>"
     )
-    return head + f"<h1>{escape(title)}</h1>" + "\n".join(body) + "</body></html>\n"
+    foot = f"<script>{script}</script>" if script else ""
+    return head + f"<h1>{escape(title)}</h1>" + "\n".join(body) + foot + "</body></html>\n"
 
 
 def strips(
@@ -90,15 +94,16 @@ LEFT, RIGHT, TOP, BOTTOM, WIDTH, HEIGHT = 40, 10, 10, 38, 420, 260
 
 
 class Frame(NamedTuple):
-    """The ranges of a chart's axes."""
+    """The ranges of a chart's axes, and which of them are logarithmic."""
 
     x: tuple[float, float]
     y: tuple[float, float]
+    log_x: bool = False
+    log_y: bool = False
 
     def point(self, x: float, y: float) -> tuple[float, float]:
         """Where (x, y) lies in the SVG."""
-        across = (x - self.x[0]) / (self.x[1] - self.x[0])
-        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        across, up = _along(x, self.x, self.log_x), _along(y, self.y, self.log_y)
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
             HEIGHT - TOP - BOTTOM
         )
@@ -114,8 +119,22 @@ class Frame(NamedTuple):
         return "".join(pieces)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _along(value: float, span: tuple[float, float], log: bool) -> float:
+    """How far from span's start to its end, as a fraction."""
+    if log:
+        return math.log(value / span[0]) / math.log(span[1] / span[0])
+    return (value - span[0]) / (span[1] - span[0])
+
+
+def _ticks(low: float, high: float, log: bool = False) -> list[float]:
     """About five round numbers from low to high."""
+    if log:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for marks in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+            found = [m * 10.0**d for d in decades for m in marks if low <= m * 10.0**d <= high]
+            if len(found) >= 3:
+                return found
+        return found
     size = 10 ** math.floor(math.log10((high - low) / 4))
     step = next(m * size for m in (1, 2, 5, 10) if (high - low) / (m * size) <= 5.5)
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
@@ -127,10 +146,10 @@ def _axes(frame: Frame, x_label: str) -> str:
         frame.point(frame.x[1], frame.y[1]),
     )
     parts = [f'<path class="axis" d="M{left} {top}V{bottom}H{right}"/>']
-    for value in _ticks(*frame.x):
+    for value in _ticks(*frame.x, frame.log_x):
         x = frame.point(value, frame.y[0])[0]
         parts.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{value:g}</text>')
-    for value in _ticks(*frame.y):
+    for value in _ticks(*frame.y, frame.log_y):
         y = frame.point(frame.x[0], value)[1]
         parts.append(f'<path class="axis" d="M{left} {y:.1f}H{right}" opacity="0.5"/>')
         parts.append(f'<text x="{left - 5}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
@@ -159,8 +178,21 @@ def chart(
     inside += [f'<path class="thread" d="{frame.path(t.x, t.y)}"/>' for t in threads]
     legend = []
     for i, one in enumerate(series):
-        stroke = f'style="stroke: var(--c{i % 6})" stroke-dasharray="{DASHES[i % 6]}"'
+        colour = f"var(--c{i % 6})"
+        stroke = f'style="stroke: {colour}" stroke-dasharray="{DASHES[i % 6]}"'
+        if one.low:
+            edge = [frame.point(a, b) for a, b in zip(one.x, one.low, strict=True)]
+            back = [frame.point(a, b) for a, b in zip(one.x, one.high, strict=True)]
+            around = " ".join(f"{a:.1f},{b:.1f}" for a, b in edge + back[::-1])
+            inside.append(f'<polygon points="{around}" style="fill: {colour}" opacity="0.18"/>')
         inside.append(f'<path class="curve" {stroke} d="{frame.path(one.x, one.y)}"/>')
+        for a, b in zip(one.x, one.y, strict=True) if one.dots else ():
+            x, y = frame.point(a, b)
+            said = f"<title>{one.name}: {b:.4g} at {a:g}</title>"
+            dot = (
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" style="fill: {colour}">{said}</circle>'
+            )
+            inside.append(dot)
         sample = f'<svg viewBox="0 0 28 8"><path class="curve" {stroke} d="M0 4H28"/></svg>'
         legend.append(f"<span>{sample}{one.name}</span>")
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(inside)}</svg>'

@@ -7,7 +7,7 @@ is the figure to compare with.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from PIL import Image
@@ -87,6 +87,19 @@ def adherence(prompt: str, measure: str, images: Iterable[Image.Image]) -> Row:
         seen[value] = seen.get(value, 0) + 1
     order = dict(sorted(seen.items(), key=lambda item: (-item[1], item[0])))
     return Row(prompt, measure, wanted, seen.get(str(wanted), 0), sum(seen.values()), order)
+
+
+def by_wanted(prompts: Sequence[str], images: Sequence[Image.Image], measure: str) -> list[Row]:
+    """Images of many prompts, a row for each thing that they ask for; others are left out."""
+    groups: dict[str, list[tuple[str, Image.Image]]] = {}
+    for prompt, image in zip(prompts, images, strict=True):
+        if measure in (found := asked(prompt)):
+            groups.setdefault(str(found[measure]), []).append((prompt, image))
+    rows = []
+    for wanted, pairs in sorted(groups.items()):
+        row = adherence(pairs[0][0], measure, [image for _, image in pairs])
+        rows.append(replace(row, prompt=f"{measure} {wanted}"))
+    return rows
 
 
 def total(rows: Sequence[Row]) -> Row:

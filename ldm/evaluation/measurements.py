@@ -5,7 +5,7 @@ that each leave out a fifth of the samples (a delete-d jackknife: Shao & Wu 1989
 replacement would see images twice, which neighbour and kernel metrics take for mode collapse.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from ldm.evaluation.neighbours import MOST, neighbour_shares
 
 Z = 1.959963984540054  # 95 %
 KEPT = 0.8  # of the samples, in each subset that an interval is made of
+SHARES = ("precision", "recall", "coverage", "copied", "adherence")
 LINEAR = (0.75, 1.35)  # FD's growth from N/2 to N/4 over what a line in 1/N predicts
 
 
@@ -34,9 +35,9 @@ class Measurement:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Normal, at 95 %."""
-        half = Z * self.standard_error
-        return self.value - half, self.value + half
+        """Normal, at 95 %; of a share, what lies in [0, 1]."""
+        low, high = self.value - Z * self.standard_error, self.value + Z * self.standard_error
+        return (max(0.0, low), min(1.0, high)) if self.name in SHARES else (low, high)
 
     def summary(self) -> dict[str, object]:
         """As JSON."""
@@ -121,21 +122,30 @@ NAMES = {
     "fd_infinity": "Fréchet distance, N → ∞",
     "kid": "KID",
     "cmmd": "CMMD",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
+    "clip_score": "CLIP score",
+    "bits_per_dim": "bits per dimension",
+    "bits_prior": "  of the prior",
+    "bits_steps": "  of the steps",
+    "bits_reconstruction": "  of the last step",
 }
 
 
-def table(rows: Sequence[Measurement]) -> str:
-    """Plain text, one line for each measurement."""
-    width = max(len(NAMES.get(row.name, row.name)) for row in rows)
-    lines = [f"{'metric':{width}}  {'value':>9}  {'95 % interval':>20}  {'N':>6}  features"]
-    for row in rows:
-        low, high = row.interval
-        lines.append(
-            f"{NAMES.get(row.name, row.name):{width}}  {row.value:9.4g}  "
-            f"{low:9.4g}  {high:9.4g}  {row.n:6}  {row.features}  {row.note}".rstrip()
-        )
-    return "\n".join(lines)
+def table(columns: Mapping[str, Sequence[Measurement]]) -> str:
+    """Plain text: a row for each metric, value and interval for each column, then the features."""
+    names = list(dict.fromkeys(m.name for rows in columns.values() for m in rows))
+    titles = [f"{title} (N = {rows[0].n})" for title, rows in columns.items()]
+    width = max(len(NAMES.get(name, name)) for name in names)
+    lines = [f"{'':{width}}" + "".join(f"  {title:>31}" for title in titles)]
+    for name in names:
+        line = f"{NAMES.get(name, name):{width}}"
+        for rows in columns.values():
+            found = [m for m in rows if m.name == name]
+            line += f"  {_cell(found[0]) if found else '':>31}"
+        lines.append(line.rstrip())
+    features = dict.fromkeys(m.features for rows in columns.values() for m in rows if m.features)
+    return "\n".join([*lines, *(f"features: {label}" for label in features)])
+
+
+def _cell(m: Measurement) -> str:
+    low, high = m.interval
+    return f"{m.value:.4g} [{low:.4g}, {high:.4g}]"

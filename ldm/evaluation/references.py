@@ -1,0 +1,45 @@
+"""Features of real images, computed once: cached under a key of the images and the extractor."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ldm.data.example import Source, digest
+from ldm.evaluation.feature_training import pixels_of
+from ldm.evaluation.features import BATCH, Extractor
+from ldm.evaluation.sharing import Share, in_pieces
+
+MOST = 50_000  # images of a reference
+
+
+def reference_features(
+    extractor: Extractor,
+    source: Source,
+    resolution: int,
+    folder: Path,
+    share: Share,
+    mirrored: bool = False,
+    most: int = MOST,
+) -> Tensor:
+    """Features (n, D) of the first `most` images, cropped and resized as training sees them.
+
+    The file's name is a hash of the images, their transform and the extractor with its weights.
+    """
+    facts = (source.image_fingerprint, resolution, mirrored, most, extractor.label)
+    path = folder / f"reference_{digest(*facts)[:16]}.safetensors"
+    try:
+        return load_file(path)["features"]
+    except (OSError, SafetensorError):
+        pass  # none yet, or one that a kill cut short
+    pixels, _ = pixels_of(source, resolution, most)
+    if mirrored:
+        pixels = pixels.flip(-1)
+    features = in_pieces(lambda piece: extractor(pixels[piece]), len(pixels), share, BATCH)
+    if share.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        save_file({"features": features}, temporary, {"about": repr(facts)})
+        temporary.replace(path)
+    return features

@@ -1,0 +1,49 @@
+"""Work in fixed pieces, split over processes: the pieces, and so the figures, never change.
+
+A network's last bits depend on how many images it sees at once. So the pieces are the same on one
+process and on eight, and every process ends with all of the results.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+MICRO_BATCH = 16  # images that a network sees at once, whatever the machine
+
+
+def alone(mine: list[Any]) -> list[Any]:
+    """The gathering of a single process."""
+    return mine
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which process of how many this is; `gather` joins the lists of all of them."""
+
+    rank: int = 0
+    world: int = 1
+    gather: Callable[[list[Any]], list[Any]] = alone
+
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """work(item) for every item, in their order, each by one of the processes."""
+        mine = [(i, work(items[i])) for i in range(self.rank, len(items), self.world)]
+        return [result for _, result in sorted(self.gather(mine), key=lambda pair: pair[0])]
+
+
+def pieces(n: int, size: int = MICRO_BATCH) -> list[list[int]]:
+    """The indices 0 .. n-1 in pieces of exactly `size`: the last one repeats its last index."""
+    starts = range(0, n, size)
+    return [[min(i, n - 1) for i in range(start, start + size)] for start in starts]
+
+
+def in_pieces(
+    work: Callable[[list[int]], Tensor], n: int, share: Share, size: int = MICRO_BATCH
+) -> Tensor:
+    """The results (n, ...) of work(indices) -> (size, ...), on the CPU."""
+    results = share.each(lambda piece: work(piece).cpu(), pieces(n, size))
+    return torch.cat(results)[:n]

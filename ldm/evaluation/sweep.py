@@ -1,0 +1,73 @@
+"""What sampling costs and what it brings: one checkpoint, many ways to sample, the same noise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ldm.evaluation.measurements import Measurement
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to sample."""
+
+    sampler: str
+    steps: int
+    guidance: float
+
+    def __str__(self) -> str:
+        return f"{self.sampler} {self.steps} steps, guidance {self.guidance:g}"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting and what came of it."""
+
+    setting: Setting
+    evaluations: int  # of the network for one image; guidance counts as two
+    figures: tuple[Measurement, ...] = field(default=())
+
+    def figure(self, name: str) -> float | None:
+        """The value of one figure, if it was measured."""
+        return next((m.value for m in self.figures if m.name == name), None)
+
+    def summary(self) -> dict[str, object]:
+        """As JSON."""
+        about = {**vars(self.setting), "evaluations": self.evaluations}
+        return {**about, "figures": [m.summary() for m in self.figures]}
+
+
+QUICK = (
+    *(("ddim", n, None) for n in (5, 10, 20, 50)),
+    *(("dpmpp_2m", n, None) for n in (5, 10, 20)),
+    ("heun", 10, None),
+    *(("dpmpp_2m", 20, scale) for scale in (1.0, 2.0, 5.0, 8.0)),
+)
+FULL = (
+    ("ddpm", 1000, None),
+    ("ddpm", 250, None),
+    ("ddim", 100, None),
+    ("heun", 5, None),
+    ("heun", 25, None),
+    ("dpmpp_2m", 50, None),
+    *QUICK,
+    *(("dpmpp_2m", 20, scale) for scale in (1.5, 3.0, 4.0, 6.5)),
+)
+PRESETS = {"quick": QUICK, "full": FULL, "none": ()}
+
+
+def settings(preset: str, guidance: float) -> list[Setting]:
+    """The settings of a preset, at the model's own guidance where none is given; none twice."""
+    rows = [Setting(s, n, guidance if scale is None else scale) for s, n, scale in PRESETS[preset]]
+    return list(dict.fromkeys(rows))
+
+
+def best(points: Sequence[Point], name: str = "fd") -> Point:
+    """The point with the lowest figure."""
+    return min(points, key=lambda p: value if (value := p.figure(name)) is not None else 1e300)
+
+
+def cheapest_as_good(points: Sequence[Point], name: str = "fd", within: float = 0.01) -> Point:
+    """The point of fewest network evaluations whose figure is within 1 % of the best one's."""
+    limit = (best(points, name).figure(name) or 0.0) * (1 + within)
+    good = [p for p in points if (p.figure(name) or 0.0) <= limit and p.figure(name) is not None]
+    return min(good, key=lambda p: (p.evaluations, p.figure(name)))

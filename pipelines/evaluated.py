@@ -1,0 +1,242 @@
+"""What is evaluated: a pipeline, the images it is measured against, and this process' share."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from ldm import keyed
+from ldm.config import DataConfig
+from ldm.data.example import Source
+from ldm.data.pixels import normalise
+from ldm.data.quarantine import checked
+from ldm.data.source import Split, open_source
+from ldm.diffusion.denoise import Denoiser
+from ldm.diffusion.loss import Network, denoising_loss
+from ldm.diffusion.plane import Level
+from ldm.errors import UserError
+from ldm.evaluation.feature_training import pixels_of
+from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level
+from ldm.evaluation.sharing import MICRO_BATCH, Share, in_pieces
+from ldm.evaluation.sweep import Setting
+from ldm.training.checkpoint import load_newest
+from ldm.training.run import NEEDS
+from pipelines.base import Guidance
+from pipelines.inference import evaluating
+from pipelines.pixels import encode
+from pipelines.runs import RunRecord, run_folder
+from pipelines.text_to_image import TextToImagePipeline
+
+LEVELS = 20
+SPLITS: tuple[Split, ...] = ("train", "validation")
+
+
+def this_share() -> Share:
+    """This process of those that `accelerate launch` or torchrun started; else the only one."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return Share()
+    return Share(state.process_index, state.num_processes, gather_object)
+
+
+@dataclass
+class Evaluated:
+    """A pipeline and its data. Everything it does is keyed by `seed`, in pieces of fixed size."""
+
+    pipe: TextToImagePipeline
+    sources: dict[str, Source]
+    resolution: int
+    folder: Path  # where results and caches go
+    run: RunRecord | None = None
+    seed: int = 0
+    share: Share = field(default_factory=Share)
+    tick: Callable[[int], object] = lambda evaluations: None  # progress, in network evaluations
+
+    def __post_init__(self) -> None:
+        self.pipe.set_progress_bar_config(disable=True)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipe.device
+
+    @property
+    def setting(self) -> Setting:
+        """How the model samples unless told otherwise."""
+        steps, scale = self.pipe.settings(None, None)
+        return Setting(self.pipe.spec.sampler, steps, scale)
+
+    def captions(self, split: str) -> list[str]:
+        """One caption for each image of a split, keyed; "" where it has none."""
+        source, chosen = self.sources[split], []
+        for i in range(len(source)):
+            choices = source.captions(i)
+            pick = keyed.integer(self.seed, "caption", i, below=max(1, len(choices)))
+            chosen.append(choices[pick] if choices else "")
+        return chosen
+
+    def prompts(self, count: int) -> list[str]:
+        """`count` captions of held-out images, over again where there are fewer."""
+        captions = self.captions("validation")
+        return [captions[i % len(captions)] for i in range(count)]
+
+    def sample(self, prompts: Sequence[str], setting: Setting | None = None) -> Tensor:
+        """Images uint8 (N, 3, H, W): the i-th from its prompt and the i-th seed."""
+        setting = setting or self.setting
+
+        def work(piece: list[int]) -> Tensor:
+            seeds = [keyed.integer(self.seed, "sample", i, below=2**62) for i in piece]
+            images = self.pipe(
+                [prompts[i] for i in piece],
+                seed=seeds,
+                sampler=setting.sampler,
+                num_inference_steps=setting.steps,
+                guidance_scale=setting.guidance,
+                output_type="pt",
+            ).images
+            self.tick(len(piece) * self.evaluations(setting))
+            return (images * 255).round().to(torch.uint8)
+
+        return in_pieces(work, len(prompts), self.share)
+
+    def evaluations(self, setting: Setting) -> int:
+        """Network evaluations of one image."""
+        each = 2 if setting.sampler == "heun" else 1
+        steps = each * setting.steps - (each - 1)
+        return steps * (2 if setting.guidance > 1 else 1)
+
+    @cached_property
+    def encoded(self) -> dict[tuple[str, int], Tensor]:
+        return {}
+
+    def latents(self, split: str, count: int) -> Tensor:
+        """Latents (N, C, h, w) of the first images, drawn from their posterior by keyed noise."""
+        key = (split, count)
+        if key not in self.encoded:
+            pixels, indices = pixels_of(self.sources[split], self.resolution, count)
+            shape = self.pipe.latent_shape(self.resolution, self.resolution)
+
+            def work(piece: list[int]) -> Tensor:
+                draws = [keyed.normal(shape, self.seed, "posterior", indices[i]) for i in piece]
+                noise = torch.stack(draws).to(self.device)
+                return encode(self.pipe.vae, normalise(pixels[piece]).to(self.device), noise)
+
+            with evaluating(self.pipe.vae):
+                self.encoded[key] = in_pieces(work, len(pixels), self.share)
+        return self.encoded[key]
+
+    def network(self, prompts: Sequence[str | None]) -> Network:
+        """The raw, unguided F under `prompts`; a learned variance is left out."""
+        with evaluating(self.pipe.text_encoder):
+            context, _ = self.pipe.context(list(prompts), None, 1, guided=False)
+        network = self.pipe.network(context, None, Guidance(1.0))
+
+        def plain(x: Tensor, level: Level) -> Tensor:
+            self.tick(len(x))
+            return network(x, level)[:, : x.shape[1]]
+
+        return plain
+
+    def denoiser(self, prompts: Sequence[str | None]) -> Denoiser:
+        """The unguided denoiser under `prompts`."""
+        return self.pipe.spec.denoiser(self.network(prompts))
+
+    def loss_by_level(self, split: str, count: int) -> LossByLevel:
+        """The loss curve on the first images of a split, each under its caption."""
+        x0, captions = self.latents(split, count), self.captions(split)
+        spec = self.pipe.spec
+
+        def losses(x0: Tensor, eps: Tensor, t: Tensor, indices: list[int]) -> Tensor:
+            network = self.network([captions[i] for i in indices])
+            return denoising_loss(network, spec.schedule, spec.prediction, x0, eps, t)
+
+        times = level_times(LEVELS, spec.schedule.snap)
+        with evaluating(self.pipe.unet):
+            return loss_by_level(
+                losses,
+                x0,
+                times,
+                self.seed,
+                MICRO_BATCH,
+                self.share.rank,
+                self.share.world,
+                lambda table: torch.stack(self.share.gather([table])).sum(0),
+                self.device,
+            )
+
+    @contextmanager
+    def weights(self, tensors: dict[str, Tensor]) -> Iterator[None]:
+        """Within the block the networks have other weights, named "unet.…", "text_encoder.…"."""
+        modules: dict[str, Any] = {"unet": self.pipe.unet, "text_encoder": self.pipe.text_encoder}
+        before = {k: {n: v.clone() for n, v in m.state_dict().items()} for k, m in modules.items()}
+        try:
+            for name, module in modules.items():
+                own = {
+                    k.removeprefix(f"{name}."): v
+                    for k, v in tensors.items()
+                    if k.startswith(f"{name}.")
+                }
+                module.load_state_dict(before[name] | own)
+            yield
+        finally:
+            for name, module in modules.items():
+                module.load_state_dict(before[name])
+
+    def last_weights(self) -> dict[str, Tensor] | None:
+        """The trained weights without EMA, where this is a run that still has a checkpoint."""
+        if self.run is None:
+            return None
+        checkpoint = load_newest(self.run.folder / "ldm" / "checkpoints")
+        return None if checkpoint is None else checkpoint.tensors.get("model.ldm")
+
+
+def open_evaluated(
+    model: str,
+    data: str | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    caption: str | None = None,
+) -> Evaluated:
+    """A run, pipeline folder or Hub name, with its own data or with `data`.
+
+    Raises UserError where there is no such model, or no data for it.
+    """
+    share = this_share()
+    run = _run(model)
+    place = run.folder if run else model
+    pipe = TextToImagePipeline.from_pretrained(place, device=PartialState().device)
+    sides = pipe.unet.config.sample_size
+    resolution = (sides if isinstance(sides, int) else sides[0]) * pipe.factor
+    if run is not None:
+        config = run.config.data if data is None else replace(run.config.data, source=data)
+    elif data is not None:
+        config = DataConfig(source=data, resolution=resolution, caption=caption)
+    else:
+        raise UserError(f"{model} is no run, so its data is not known: name some with --data")
+    folder = Path(out) if out else (run.folder if run else Path("runs") / Path(model).name)
+    folder = folder if out else folder / "evaluation"
+    data_seed, kind = (run.config.seed, run.config.conditioning.kind) if run else (0, "joint")
+    sources: dict[str, Source] = {
+        split: checked(
+            open_source(config, split, data_seed, NEEDS.get(kind, "caption")),
+            folder / "cache" / split,
+        )
+        for split in SPLITS
+    }
+    for split, source in sources.items():
+        if not len(source):
+            raise UserError(f"the {split} set is empty: there is nothing to measure against")
+    return Evaluated(pipe, sources, resolution, folder, run, seed, share)
+
+
+def _run(model: str) -> RunRecord | None:
+    try:
+        return RunRecord.read(run_folder(model))
+    except UserError:
+        return None

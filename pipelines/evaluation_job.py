@@ -1,0 +1,69 @@
+"""One evaluation: what is evaluated, with which features, and the samples that its parts share."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from ldm.evaluation.features import BATCH, Extractor
+from ldm.evaluation.references import reference_features
+from ldm.evaluation.sharing import in_pieces
+from pipelines.evaluated import Evaluated
+
+MEASURES = {"drawn": ("colour", "count")}  # on other data: the colour of the bloom
+
+
+@dataclass
+class Job:
+    """One evaluation: what, with which features, how much of it, and what is known so far."""
+
+    subject: Evaluated
+    extractor: Extractor
+    samples: int
+    sweep: str = "quick"
+    sweep_samples: int = 100
+    clip: str | None = None
+    found: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.subject.folder
+
+    @property
+    def writes(self) -> bool:
+        return self.subject.share.rank == 0
+
+    def images(self) -> tuple[list[str], Tensor]:
+        """The prompts and their samples, made once."""
+        if "images" not in self.found:
+            prompts = self.subject.prompts(self.samples)
+            self.found["images"] = prompts, self.subject.sample(prompts)
+        return self.found["images"]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Of images uint8 (N, 3, H, W)."""
+        share = self.subject.share
+        return in_pieces(lambda i: self.extractor(images[i]), len(images), share, BATCH)
+
+    def reference(self, split: str = "train", mirrored: bool = False) -> Tensor:
+        """Features of real images."""
+        subject = self.subject
+        return reference_features(
+            self.extractor,
+            subject.sources[split],
+            subject.resolution,
+            self.folder / "cache",
+            subject.share,
+            mirrored,
+        )
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        run = self.subject.run
+        return MEASURES.get(run.config.data.source if run else "", ("bloom",))
+
+
+def pictures(images: Tensor) -> list[Image.Image]:
+    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]

@@ -1,0 +1,265 @@
+"""The parts of an evaluation: each a cost in network evaluations, and a section of the results."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+
+from ldm.diffusion.plane import Level, clean, error_gain
+from ldm.errors import UserError
+from ldm.evaluation.adherence import Row, by_wanted, table, total
+from ldm.evaluation.bits import bound_by_level, flow_bits
+from ldm.evaluation.clip_score import ClipScore
+from ldm.evaluation.feature_training import pixels_of
+from ldm.evaluation.measurements import Measurement, mean_measurement, measure
+from ldm.evaluation.memorisation import nearest
+from ldm.evaluation.noise_levels import LossByLevel, plot
+from ldm.evaluation.sweep import Point, Setting, best, cheapest_as_good, settings
+from ldm.training.post_hoc_ema import reconstruct
+from pipelines.evaluated import LEVELS
+from pipelines.evaluation_job import Job, pictures
+from pipelines.grid import captioned_grid, tiled
+
+EXAMPLES = 128  # of each loss curve
+BOUND = (32, 50)  # images and levels of the likelihood's bound
+FLOW = (8, 15)  # images and steps of its exact value
+LENGTHS = (0.02, 0.05, 0.10, 0.15, 0.20, 0.25)  # of the EMA sweep
+SHOWN = 24
+
+
+def metrics(job: Job) -> dict[str, Any]:
+    """Samples against the training images, and held-out images against them too."""
+    prompts, images = job.images()
+    features, reference = job.features(images), job.reference()
+    job.found["features"] = features
+    label = job.extractor.label
+    if job.writes:
+        shown = list(zip(prompts, pictures(images[:SHOWN]), strict=False))
+        tiles = [captioned_grid([(prompt or "(none)", [image])]) for prompt, image in shown]
+        tiled(tiles, columns=8).save(job.folder / "samples.png")
+    seed = job.subject.seed
+    return {
+        "reference": len(reference),
+        "samples": [m.summary() for m in measure(features, reference, label, seed)],
+        "held_out": [
+            m.summary() for m in measure(job.reference("validation"), reference, label, seed)
+        ],
+    }
+
+
+def _rows(job: Job, prompts: list[str], images: list[Image.Image]) -> list[Row]:
+    return [row for name in job.measures for row in by_wanted(prompts, images, name)]
+
+
+def adherence(job: Job) -> dict[str, Any] | str:
+    """How often samples, and real images, show what their captions ask for."""
+    prompts, images = job.images()
+    rows = _rows(job, prompts, pictures(images))
+    if not rows:
+        return "no caption asks for a colour or a number of petals"
+    source, captions = job.subject.sources["validation"], job.subject.captions("validation")
+    pixels, indices = pixels_of(source, job.subject.resolution, job.samples)
+    real = _rows(job, [captions[i] for i in indices], pictures(pixels))
+    return {
+        "text": table(rows),
+        "samples": [row.summary() for row in rows],
+        "held_out": [row.summary() for row in real],
+    }
+
+
+def clip(job: Job) -> dict[str, Any] | str:
+    """CLIP score of samples and of held-out images under their own captions."""
+    try:
+        score = ClipScore(job.clip or "", job.subject.device)
+    except UserError as error:
+        return str(error)
+    prompts, images = job.images()
+    captions = job.subject.captions("validation")
+    pixels, indices = pixels_of(job.subject.sources["validation"], job.subject.resolution)
+    real = score(pixels, [captions[i] for i in indices])
+    return {
+        "samples": [mean_measurement("clip_score", score(images, prompts), score.label).summary()],
+        "held_out": [mean_measurement("clip_score", real, score.label).summary()],
+    }
+
+
+def _spaces(curve: LossByLevel, job: Job) -> dict[str, Any]:
+    spec = job.subject.pipe.spec
+    level = spec.schedule.level(curve.times)
+    x0 = curve.scaled(1 / error_gain(level, spec.prediction), "x0")
+    every = {"output": curve, "x0": x0, "eps": x0.scaled(level.snr, "eps")}
+    return {space: seen.summary() for space, seen in every.items()}
+
+
+def levels(job: Job) -> dict[str, Any]:
+    """Loss by noise level: held out and trained on, of the EMA and of the last weights."""
+    subject = job.subject
+    curves = {
+        "held out": subject.loss_by_level("validation", EXAMPLES),
+        "train": subject.loss_by_level("train", EXAMPLES),
+    }
+    if last := subject.last_weights():
+        with subject.weights(last):
+            curves["held out, without EMA"] = subject.loss_by_level("validation", EXAMPLES)
+    if job.writes:
+        plot(curves, job.folder / "loss_by_level.png")
+    return {name: _spaces(curve, job) for name, curve in curves.items()}
+
+
+def _bound_levels(job: Job) -> list[Level]:
+    schedule, count = job.subject.pipe.spec.schedule, BOUND[1]
+    times = torch.arange(count, 0, -1, dtype=torch.float64) / count
+    return [*(schedule.level(t) for t in times), clean()]
+
+
+def likelihood(job: Job) -> dict[str, Any]:
+    """The bound by term and level, and the probability flow's density on a few images."""
+    subject = job.subject
+    captions, schedule = subject.captions("validation"), subject.pipe.spec.schedule
+    x0 = subject.latents("validation", BOUND[0])
+
+    def bound(piece: list[int]) -> Any:
+        return subject.denoiser([captions[i] for i in piece])
+
+    subject.pipe.unet.eval()
+    found = bound_by_level(
+        bound, x0, _bound_levels(job), subject.seed, subject.share, subject.device
+    )
+    few = x0[: FLOW[0]]
+    flow = flow_bits(bound, schedule, few, subject.seed, subject.share, subject.device, FLOW[1])
+    return {"bound": found.summary(), "flow": mean_measurement("bits_per_dim", flow).summary()}
+
+
+def memorisation(job: Job) -> dict[str, Any]:
+    """Samples and held-out images against their nearest training images."""
+    _, images = job.images()
+    features = job.found.get("features")
+    features = job.features(images) if features is None else features
+    training, mirrored = job.reference(), job.reference(mirrored=True)
+    samples = nearest(features, training, mirrored)
+    held_out = nearest(job.reference("validation"), training, mirrored)
+    closest = samples.closest(8)
+    if job.writes:
+        crops, _ = pixels_of(job.subject.sources["train"], job.subject.resolution)
+        made = pictures(images[closest])
+        real = pictures(crops[samples.neighbour[closest]])
+        rows = [
+            (f"{float(samples.ratio[i]):.2f}", [a, b])
+            for i, a, b in zip(closest, made, real, strict=True)
+        ]
+        tiled([captioned_grid([row]) for row in rows], 4).save(job.folder / "nearest.png")
+    label = job.extractor.label
+    return {
+        "samples": mean_measurement("copied", samples.copied.double(), label).summary(),
+        "held_out": mean_measurement("copied", held_out.copied.double(), label).summary(),
+        "ratios": samples.ratio.tolist(),
+        "held_out_ratios": held_out.ratio.tolist(),
+        "closest": closest,
+        "neighbours": samples.neighbour[closest].tolist(),
+    }
+
+
+def _figures(job: Job, setting: Setting) -> tuple[Measurement, ...]:
+    """FD, KID, precision, recall and adherence of the sweep's prompts and seeds at one setting."""
+    prompts = job.subject.prompts(job.sweep_samples)
+    images = job.subject.sample(prompts, setting)
+    found = measure(job.features(images), job.reference(), resamples=40)
+    kept = [m for m in found if m.name in ("fd", "kid", "precision", "recall")]
+    if rows := _rows(job, prompts, pictures(images)):
+        whole = total([row for row in rows if row.measure == job.measures[0]])
+        share, n = whole.share, whole.n
+        kept.append(Measurement("adherence", share, (share * (1 - share) / n) ** 0.5, n))
+    return tuple(kept)
+
+
+def sweep(job: Job) -> dict[str, Any] | str:
+    """Samplers, steps and guidance scales against FD and adherence, the same noise throughout."""
+    subject = job.subject
+    chosen = settings(job.sweep, subject.setting.guidance)
+    if not chosen:
+        return "not asked for"
+    points = [Point(s, subject.evaluations(s), _figures(job, s)) for s in chosen]
+    return {
+        "samples": job.sweep_samples,
+        "points": [p.summary() for p in points],
+        "best": str(best(points).setting),
+        "cheapest_within_1_percent": str(cheapest_as_good(points).setting),
+    }
+
+
+def _snapshots(job: Job) -> Path | None:
+    run = job.subject.run
+    folder = run.folder / "ldm" / "ema" if run else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+EMA_SETTING = ("dpmpp_2m", 20)
+
+
+def ema(job: Job) -> dict[str, Any] | str:
+    """Averages of several lengths, against held-out loss and FD."""
+    folder, subject = _snapshots(job), job.subject
+    if folder is None:
+        return "this run kept no EMA snapshots"
+    setting = Setting(*EMA_SETTING, subject.setting.guidance)
+    rows = []
+    for length in LENGTHS:
+        with subject.weights(reconstruct(folder, length)):
+            curve = subject.loss_by_level("validation", EXAMPLES)
+            figures = _figures(job, setting)
+        rows.append(
+            {
+                "length": length,
+                "loss": curve.total,
+                "loss_standard_error": curve.total_standard_error,
+                "figures": [m.summary() for m in figures],
+            }
+        )
+    return {"setting": str(setting), "samples": job.sweep_samples, "lengths": rows}
+
+
+def _sampling_cost(job: Job) -> int:
+    return job.samples * job.subject.evaluations(job.subject.setting)
+
+
+def _levels_cost(job: Job) -> int:
+    curves = 3 if job.subject.run is not None else 2
+    return curves * EXAMPLES * LEVELS
+
+
+def _likelihood_cost(job: Job) -> int:
+    # RK4, and a backward pass costs about two forward ones
+    return BOUND[0] * BOUND[1] + FLOW[0] * FLOW[1] * 4 * 3
+
+
+def _sweep_cost(job: Job) -> int:
+    subject = job.subject
+    chosen = settings(job.sweep, subject.setting.guidance)
+    return job.sweep_samples * sum(subject.evaluations(s) for s in chosen)
+
+
+def _ema_cost(job: Job) -> int:
+    if _snapshots(job) is None:
+        return 0
+    one = Setting(*EMA_SETTING, job.subject.setting.guidance)
+    each = job.sweep_samples * job.subject.evaluations(one)
+    return len(LENGTHS) * (each + EXAMPLES * LEVELS)
+
+
+class Part(NamedTuple):
+    run: Callable[[Job], dict[str, Any] | str]  # a string says why there is nothing
+    cost: Callable[[Job], int]  # in network evaluations of one image
+
+
+PARTS = {
+    "metrics": Part(metrics, _sampling_cost),
+    "adherence": Part(adherence, lambda job: 0),
+    "clip": Part(clip, lambda job: 0),
+    "levels": Part(levels, _levels_cost),
+    "likelihood": Part(likelihood, _likelihood_cost),
+    "memorisation": Part(memorisation, lambda job: 0),
+    "sweep": Part(sweep, _sweep_cost),
+    "ema": Part(ema, _ema_cost),
+}
