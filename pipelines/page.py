@@ -45,7 +45,7 @@ svg .thread { fill: none; stroke: var(--fg); stroke-width: 0.8; opacity: 0.55; }
 
 
 class Series(NamedTuple):
-    """A named curve through points (x, y), with a band from `low` to `high` where they are given."""
+    """A named curve through points (x, y), with a band from `low` to `high` if they are given."""
 
     name: str
     x: Sequence[float]
@@ -189,10 +189,8 @@ def chart(
         for a, b in zip(one.x, one.y, strict=True) if one.dots else ():
             x, y = frame.point(a, b)
             said = f"<title>{one.name}: {b:.4g} at {a:g}</title>"
-            dot = (
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" style="fill: {colour}">{said}</circle>'
-            )
-            inside.append(dot)
+            place = f'cx="{x:.1f}" cy="{y:.1f}" r="3.5"'
+            inside.append(f'<circle {place} style="fill: {colour}">{said}</circle>')
         sample = f'<svg viewBox="0 0 28 8"><path class="curve" {stroke} d="M0 4H28"/></svg>'
         legend.append(f"<span>{sample}{one.name}</span>")
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(inside)}</svg>'

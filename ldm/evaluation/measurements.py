@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ldm import keyed
+from ldm.evaluation.adherence import wilson
 from ldm.evaluation.frechet import Moments, frechet_distance, frechet_distances, moments
 from ldm.evaluation.kernels import cmmds, kernel_distances
 from ldm.evaluation.neighbours import MOST, neighbour_shares
@@ -35,9 +36,13 @@ class Measurement:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Normal, at 95 %; of a share, what lies in [0, 1]."""
+        """Normal, at 95 %; that of a share stays in [0, 1]."""
         low, high = self.value - Z * self.standard_error, self.value + Z * self.standard_error
-        return (max(0.0, low), min(1.0, high)) if self.name in SHARES else (low, high)
+        if self.name not in SHARES:
+            return low, high
+        if self.value in (0.0, 1.0):  # where no subset says anything else: Wilson's
+            return wilson(round(self.value * self.n), self.n)
+        return max(0.0, low), min(1.0, high)
 
     def summary(self) -> dict[str, object]:
         """As JSON."""
@@ -133,6 +138,8 @@ NAMES = {
 def table(columns: Mapping[str, Sequence[Measurement]]) -> str:
     """Plain text: a row for each metric, value and interval for each column, then the features."""
     names = list(dict.fromkeys(m.name for rows in columns.values() for m in rows))
+    order = list(NAMES)
+    names.sort(key=lambda name: order.index(name) if name in NAMES else len(order))
     titles = [f"{title} (N = {rows[0].n})" for title, rows in columns.items()]
     width = max(len(NAMES.get(name, name)) for name in names)
     lines = [f"{'':{width}}" + "".join(f"  {title:>31}" for title in titles)]
