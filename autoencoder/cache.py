@@ -8,24 +8,19 @@ depend on; see ldm/training/shards.py for what happens when the key changes or e
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset as Arrow
-from datasets import Features, List, Value
 from diffusers.models import AutoencoderKL
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from autoencoder.latents import encode_moments
+from autoencoder.encoding import Crops, Encoder
 from autoencoder.model import latent_shape
-from ldm import keyed
 from ldm.config import Config
-from ldm.data.example import BadImage, Source
-from ldm.data.pixels import to_pixels
+from ldm.data.example import Source
 from ldm.errors import UserError
 from ldm.training.shards import (
     TensorColumn,
@@ -33,7 +28,6 @@ from ldm.training.shards import (
     open_shards,
     settle,
     write_atomically,
-    write_shard,
 )
 
 SHARD = 256  # images per file: what an interrupted encoding loses at most
@@ -104,7 +98,7 @@ class LatentCache:
                 f"autoencoder.cache_dtype={config.autoencoder.cache_dtype!r} is not known; use "
                 "float32 or float16"
             )
-        crops = _Crops(source, config, seed)
+        crops = Crops(source, config, seed)
         channels, height, width = latent_shape(vae, config.data.resolution)
         shape = (crops.views, 2 if config.data.flip else 1, 2 * channels, height, width)
         key = {
@@ -122,11 +116,11 @@ class LatentCache:
         state.wait_for_everyone()
 
         paths = [folder / f"{k:05d}.arrow" for k in range(-(-len(source) // SHARD))]
-        missing = [k for k, path in enumerate(paths) if not path.exists()]
-        mine = missing[state.process_index :: state.num_processes]
+        mine = range(state.process_index, len(paths), state.num_processes)
+        missing = {k: paths[k] for k in mine if not paths[k].exists()}
         vae.to(device)  # type: ignore[arg-type]  # a decorator of diffusers hides the signature
-        encoder = _Encoder(vae, shape, config)
-        encoder.write(crops, {k: paths[k] for k in mine}, title, quiet=not state.is_main_process)
+        encoder = Encoder(vae, shape, config)
+        encoder.write(crops, missing, SHARD, title, quiet=not state.is_main_process)
         state.wait_for_everyone()
 
         if not config.autoencoder.standardize:
@@ -196,111 +190,6 @@ class LatentCache:
         write_atomically(folder / "quarantine.jsonl", "".join(named).encode())
         figures = {name: value.tolist() for name, value in self.statistics._asdict().items()}
         write_atomically(folder / "statistics.json", json.dumps(figures, indent=2).encode())
-
-
-class _Crops(Dataset):
-    """Image i as its cached crops, uint8 (views, 3, R, R), or the reason why it has none."""
-
-    def __init__(self, source: Source, config: Config, seed: int) -> None:
-        self.source, self.data, self.seed = source, config.data, seed
-        self.views = config.autoencoder.views if config.data.crop == "random" else 1
-
-    def __getitem__(self, i: int) -> tuple[int, Tensor | str]:
-        try:
-            image = self.source[i].image
-        except BadImage as bad:
-            return i, bad.reason
-        crops = [
-            to_pixels(
-                image,
-                self.data.resolution,
-                self.data.crop,
-                flip=False,
-                generator=keyed.generator(self.seed, "cached crop", i, view),
-            )
-            for view in range(self.views)
-        ]
-        return i, torch.stack(crops)
-
-
-class _Encoder:
-    """Writes shards of encoded crops."""
-
-    def __init__(self, vae: AutoencoderKL, shape: tuple[int, ...], config: Config) -> None:
-        self.vae, self.shape = vae, shape
-        self.dtype = np.dtype(config.autoencoder.cache_dtype)
-        self.batch = max(1, min(64, 2**22 // config.data.resolution**2 // shape[0]))
-        self.workers = config.data.workers
-        self.features = Features(
-            name=Value("string"),
-            captions=List(Value("string")),
-            label=Value("int64"),
-            reason=Value("string"),
-            moments=List(Value(self.dtype.name), length=int(np.prod(shape))),
-        )
-
-    def write(self, crops: _Crops, shards: dict[int, Path], title: str, quiet: bool) -> None:
-        """Encode each shard's images in batches that do not cross its end, and write it."""
-        if not shards:
-            return
-        total = len(crops.source)
-        rows = {k: range(k * SHARD, min((k + 1) * SHARD, total)) for k in shards}
-        batches = [part for shard in rows.values() for part in _split(shard, self.batch)]
-        loader = DataLoader(
-            crops, batch_sampler=batches, num_workers=self.workers, collate_fn=_as_is
-        )
-        images = sum(map(len, rows.values()))
-        bar = tqdm(total=images, desc=title, unit="img", disable=quiet, smoothing=0.05)
-        done: list[dict[str, Any]] = []
-        shard = iter(shards.items())
-        for batch in loader:
-            done += self.encode(crops.source, batch)
-            bar.update(len(batch))
-            if done[-1]["index"] + 1 in (total, *(r.stop for r in rows.values())):
-                _, path = next(shard)
-                columns: dict[str, Any] = {k: [row[k] for row in done] for k in self.features}
-                columns["moments"] = np.stack(columns["moments"])
-                write_shard(path, columns, self.features)
-                done = []
-        bar.close()
-
-    @torch.inference_mode()
-    def encode(self, source: Source, batch: list[tuple[int, Tensor | str]]) -> list[dict[str, Any]]:
-        """Rows of a batch; an image that cannot be used keeps its place with the reason."""
-        moments = {i: np.zeros(self.shape, self.dtype) for i, _ in batch}
-        reasons = {i: pixels for i, pixels in batch if isinstance(pixels, str)}
-        sound = [(i, pixels) for i, pixels in batch if isinstance(pixels, Tensor)]
-        if sound:
-            pixels = torch.stack([p for _, p in sound]).to(self.vae.device)  # (B, V, 3, R, R)
-            sides = [pixels, pixels.flip(-1)][: self.shape[1]]
-            flat = torch.stack(sides, dim=2).flatten(0, 2).float() / 127.5 - 1
-            encoded = torch.cat([encode_moments(self.vae, x) for x in flat.split(self.batch)])
-            with np.errstate(over="ignore"):  # what float16 cannot hold is quarantined below
-                stored = encoded.float().cpu().numpy().astype(self.dtype)
-            for (i, _), row in zip(sound, stored.reshape(-1, *self.shape), strict=True):
-                if np.isfinite(row).all():
-                    moments[i] = row
-                else:
-                    reasons[i] = f"its latents are not finite in {self.dtype.name}"
-        return [
-            {
-                "index": i,
-                "name": source.name(i),
-                "captions": list(source.captions(i)),
-                "label": source.label(i),
-                "reason": reasons.get(i),
-                "moments": moments[i],
-            }
-            for i, _ in batch
-        ]
-
-
-def _as_is(batch: list[Any]) -> list[Any]:
-    return batch
-
-
-def _split(rows: range, size: int) -> list[list[int]]:
-    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def _nominal(vae: AutoencoderKL) -> Statistics:

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 import autoencoder.cache as cache_module
+import autoencoder.encoding as encoding_module
 from autoencoder.cache import LatentCache
 from autoencoder.model import standardize
 from ldm import keyed
@@ -94,7 +95,7 @@ def test_without_standardising_the_vaes_own_scale_and_shift_hold(vae, source, fo
 def test_an_interrupted_encoding_goes_on_where_it_stopped(vae, source, folder, monkeypatch):
     whole = build(vae, source, folder.with_name("whole"))
     encoded = []
-    real = cache_module.encode_moments
+    real = encoding_module.encode_moments
 
     def counted(*args):
         if len(encoded) == 1:
@@ -102,14 +103,14 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(vae, source, folder, m
         encoded.append(len(args[1]))
         return real(*args)
 
-    monkeypatch.setattr(cache_module, "encode_moments", counted)
+    monkeypatch.setattr(encoding_module, "encode_moments", counted)
     with pytest.raises(KeyboardInterrupt):
         build(vae, source, folder)
     assert sorted(p.name for p in folder.glob("*.arrow")) == ["00000.arrow"]
     (folder / ".00001.arrow.123").write_bytes(b"half a file of a process that was killed")
 
     encoded.clear()
-    monkeypatch.setattr(cache_module, "encode_moments", lambda *a: encoded.append(1) or real(*a))
+    monkeypatch.setattr(encoding_module, "encode_moments", lambda *a: encoded.append(1) or real(*a))
     cache = build(vae, source, folder)
     assert len(encoded) == 2  # the two shards that were missing, each in one batch
     assert not list(folder.glob(".*.*"))
@@ -153,7 +154,7 @@ def test_other_weights_or_other_images_rebuild_the_cache(vae, source, folder, ca
 
 def test_what_gives_no_finite_latents_is_quarantined_by_name(vae, source, folder, monkeypatch):
     monkeypatch.setattr(cache_module, "TOLERATED", 0.1)
-    real, fetch = cache_module.encode_moments, type(source).__getitem__
+    real, fetch = encoding_module.encode_moments, type(source).__getitem__
 
     def poisoned(model, x):
         moments = real(model, x)
@@ -166,7 +167,7 @@ def test_what_gives_no_finite_latents_is_quarantined_by_name(vae, source, folder
             raise BadImage(self.name(20), "it is broken")
         return fetch(self, i)
 
-    monkeypatch.setattr(cache_module, "encode_moments", poisoned)
+    monkeypatch.setattr(encoding_module, "encode_moments", poisoned)
     monkeypatch.setattr(type(source), "__getitem__", broken)
     cache = build(vae, source, folder, "data.flip=false")
     lines = (folder / "quarantine.jsonl").read_text().splitlines()

@@ -79,13 +79,13 @@ def test_descending_a_feature_distance_restores_the_image(flowers, network_folde
         flowers + 0.3 * torch.randn(flowers.shape, generator=torch.manual_seed(0))
     ).requires_grad_()
     optimizer = torch.optim.Adam([x], lr=0.02)
-    before = float(distance(x, flowers).mean())
+    before = distance(x, flowers).mean().item()
     for _ in range(30):
         optimizer.zero_grad()
         loss = distance(x, flowers).mean()
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.5 * before
+    assert loss.item() < 0.5 * before
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lpips") is not None, reason="lpips is installed")
