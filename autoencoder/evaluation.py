@@ -62,7 +62,7 @@ class Evaluation:
     def figures(self, vae: AutoencoderKL) -> dict[str, float]:
         """PSNR, SSIM, perceptual and Fréchet distance of reconstructions from posterior means."""
         accelerator, perceptual = self.run.accelerator, self.objective.perceptual
-        names = ["psnr", "ssim"] + ["perceptual"] * (perceptual is not None)
+        names = ["psnr", "ssim"] + ([perceptual.label] if perceptual is not None else [])
         totals = torch.zeros(len(names), dtype=torch.float64)
         features = []
         for start in range(0, len(self.pixels), self.batch * accelerator.num_processes):

@@ -13,7 +13,7 @@ from autoencoder.discriminator import FIGURES, Adversary
 from autoencoder.latents import LOGVAR_RANGE
 from autoencoder.losses import adaptive_weight, kl_divergence, reconstruction_loss
 from autoencoder.model import last_layer
-from autoencoder.perceptual import build_perceptual
+from autoencoder.perceptual import Perceptual, build_perceptual
 from ldm import keyed
 from ldm.config import AutoencoderConfig, TrainConfig
 from ldm.data.example import Source
@@ -95,7 +95,8 @@ class Objective(nn.Module):
         self.config, self.adversary = config.loss, adversary
         self.kl = 0.0 if config.trainable == "decoder" else config.loss.kl
         self.last_layer = [last_layer(vae)]  # in a list: not a parameter of the objective
-        self.perceptual, self.notice = None, None
+        self.perceptual: Perceptual | None = None
+        self.notice: str | None = None
         if config.loss.perceptual:
             self.perceptual, self.notice = build_perceptual(config.loss.perceptual_network)
         self.gradients: list[Tensor] = []  # of reconstruction and generator, at the last layer

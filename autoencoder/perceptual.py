@@ -34,6 +34,8 @@ class GradientDistance(nn.Module):
     A blurred edge costs it more than a mean error does; it knows nothing of textures.
     """
 
+    label = "gradients"
+
     def __init__(self, scales: int = 3) -> None:
         super().__init__()
         self.scales = scales
@@ -60,6 +62,7 @@ class FeatureDistance(nn.Module):
     over positions and layers (Zhang et al. 2018, eq. 1 with w = 1).
     """
 
+    label = "features"
     mean: Tensor
     std: Tensor
 
@@ -100,6 +103,8 @@ class FeatureDistance(nn.Module):
 class LPIPS(nn.Module):
     """The `lpips` package's distance, with gradients to the image."""
 
+    label = "lpips"
+
     def __init__(self) -> None:
         super().__init__()
         import lpips  # an extra: pip install latent-diffusion-pipeline[lpips]
@@ -111,7 +116,10 @@ class LPIPS(nn.Module):
         return self.network(x, y).flatten(1).mean(1)
 
 
-def build_perceptual(name: str) -> tuple[nn.Module, str | None]:
+Perceptual = GradientDistance | FeatureDistance | LPIPS
+
+
+def build_perceptual(name: str) -> tuple[Perceptual, str | None]:
     """The distance that `perceptual_network` names, and what to tell where it had to be another.
 
     LPIPS needs its package and, once, a download of its backbone; without them the gradients serve.
