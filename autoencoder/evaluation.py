@@ -14,6 +14,7 @@ from autoencoder.perceptual import ssim
 from ldm import keyed
 from ldm.data.example import BadImage, Source
 from ldm.data.pixels import to_pixels
+from ldm.errors import UserError
 from ldm.evaluation.feature_network import random_feature_network
 from ldm.evaluation.features import Extractor, load_extractor
 from ldm.evaluation.frechet import frechet_distance, moments
@@ -31,16 +32,17 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 
 def held_out_pixels(source: Source, resolution: int) -> Tensor:
-    """The first images of `source`, centre crops, uint8 (N, 3, R, R)."""
+    """Images spread over all of `source`, centre crops, uint8 (N, 3, R, R)."""
     wanted = min(len(source), MOST_PIXELS // resolution**2)
     crops: list[Tensor] = []
-    for i in range(len(source)):
-        if len(crops) == wanted:
-            break
+    for k in range(wanted):
         try:
-            crops.append(to_pixels(source[i].image, resolution, "center", flip=False))
+            image = source[k * len(source) // wanted].image
         except BadImage:
             continue
+        crops.append(to_pixels(image, resolution, "center", flip=False))
+    if not crops:
+        raise UserError("no image is held out to judge by: set data.validation or data.holdout")
     return torch.stack(crops)
 
 
@@ -57,6 +59,10 @@ class Evaluation:
 
     def images(self, which: slice) -> Tensor:
         return self.pixels[which].to(self.run.device).float() / 127.5 - 1
+
+    def spread(self, count: int) -> Tensor:
+        """At most `count` images out of all."""
+        return self.images(slice(0, None, max(1, len(self.pixels) // count)))[:count]
 
     @torch.no_grad()
     def figures(self, vae: AutoencoderKL) -> dict[str, float]:
@@ -90,7 +96,7 @@ class Evaluation:
         alive = adversary is not None and float(adversary.weight) > 0
         return examine(
             vae,
-            self.images(slice(EXAMINED)),
+            self.spread(min(EXAMINED, self.batch)),
             adversary.discriminator if adversary is not None and alive else None,
             float(adversary.weight) if adversary is not None and alive else None,
         )
@@ -98,7 +104,7 @@ class Evaluation:
     @torch.no_grad()
     def picture(self, vae: AutoencoderKL) -> Image.Image:
         """Rows: original, reconstruction, three times their difference, decoded prior noise."""
-        x = self.images(slice(SHOWN))
+        x = self.spread(SHOWN)
         posterior = Posterior(*encode_moments(vae, x).float().chunk(2, dim=1))
         y = decode(vae, posterior.mean).float()
         noise = keyed.normal(posterior.mean.shape, "prior noise").to(x.device)

@@ -20,7 +20,6 @@ def export(run: Run, model: Reconstructor, source: Source) -> None:
     models that were trained in them still fit.
     """
     vae, config = model.vae, run.config
-    model.settle()
     if config.autoencoder.standardize and not model.decoder_only:
         scratch = run.folder / "latents"
         cache = LatentCache.build(

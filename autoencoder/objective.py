@@ -56,8 +56,8 @@ class Reconstructor(nn.Module):
             vae.encoder.requires_grad_(False)
             if vae.quant_conv is not None:
                 vae.quant_conv.requires_grad_(False)
-        elif not self.samples and vae.quant_conv is None:
-            raise UserError("a plain autoencoder (autoencoder.loss.kl=0) needs use_quant_conv=true")
+        elif not self.samples:
+            make_certain(vae)
 
     def forward(self, pixels: Tensor, noise: Tensor) -> Output:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
@@ -78,13 +78,17 @@ class Reconstructor(nn.Module):
             for part in (self.vae.encoder, decoder.mid_block, *decoder.up_blocks):
                 part.compile()
 
-    @torch.no_grad()
-    def settle(self) -> None:
-        """Make a plain autoencoder's untrained log-variances the smallest there is."""
-        if not self.samples and (conv := self.vae.quant_conv) is not None:
-            assert conv.bias is not None
-            conv.weight[len(conv.weight) // 2 :] = 0
-            conv.bias[len(conv.bias) // 2 :] = LOGVAR_RANGE[0]
+
+@torch.no_grad()
+def make_certain(vae: AutoencoderKL) -> None:
+    """Give every posterior the least variance there is, for a plain autoencoder.
+
+    Nothing trains it, so it stays; whoever samples the posterior later gets the mean.
+    """
+    if (conv := vae.quant_conv) is None or conv.bias is None:
+        raise UserError("a plain autoencoder (autoencoder.loss.kl=0) needs use_quant_conv=true")
+    conv.weight[len(conv.weight) // 2 :] = 0
+    conv.bias[len(conv.bias) // 2 :] = LOGVAR_RANGE[0]
 
 
 class Objective(nn.Module):
@@ -112,7 +116,7 @@ class Objective(nn.Module):
             parts["perceptual"] = self.perceptual(output.image, target).mean()
             likeness = likeness + self.config.perceptual * parts["perceptual"]
         parts["kl"] = kl_divergence(output.mean, output.logvar).mean()
-        loss = likeness + self.kl * parts["kl"]
+        loss = likeness + self.kl * parts["kl"] if self.kl else likeness
         if (adversary := self.adversary) is not None:
             parts["generator"] = torch.zeros_like(likeness)
             if adversary.speaks(step):
