@@ -49,28 +49,21 @@ class LatentCache:
     """
 
     def __init__(
-        self, shards: list[Arrow], shape: tuple[int, ...], statistics: Statistics | None = None
+        self,
+        shards: list[Arrow],
+        shape: tuple[int, ...],
+        source: Source,
+        statistics: Statistics | None = None,
     ) -> None:
         views, mirrors, moments, height, width = shape
         self.shape = (moments // 2, height, width)
         self._moments = TensorColumn(shards, "moments", shape)
-        self._names: list[str] = []
-        self._captions: list[tuple[str, ...]] = []
-        self._labels: list[int | None] = []
-        self._row: list[int] = []  # of each entry: rows that were quarantined have no entry
-        self.quarantine: list[tuple[str, str]] = []  # (name, reason)
-        row = 0
-        for shard in shards:
-            small = shard.select_columns(["name", "captions", "label", "reason"]).to_dict()
-            for name, captions, label, reason in zip(*small.values(), strict=True):
-                if reason is not None:
-                    self.quarantine.append((name, reason))
-                else:
-                    self._row.append(row)
-                    self._names.append(name)
-                    self._captions.append(tuple(captions))
-                    self._labels.append(label)
-                row += 1
+        self._source = source
+        reasons = [reason for shard in shards for reason in shard["reason"]]
+        self._row = [row for row, reason in enumerate(reasons) if reason is None]  # of each entry
+        self.quarantine = [
+            (source.name(row), reason) for row, reason in enumerate(reasons) if reason is not None
+        ]
         self.views = views
         self.mirrored = mirrors == 2
         self.statistics = statistics or self._measure()
@@ -108,8 +101,7 @@ class LatentCache:
             "views": crops.views,
             "flip": config.data.flip,
             "dtype": config.autoencoder.cache_dtype,
-            "source": source.fingerprint,
-            "images": len(source),
+            "images": source.image_fingerprint,
         }
         if state.is_main_process and (changed := settle(folder, key)):
             print(f"{title}: the latents in {folder} are stale and are made again: {changed}")
@@ -125,7 +117,7 @@ class LatentCache:
 
         if not config.autoencoder.standardize:
             statistics = _nominal(vae)
-        cache = cls(open_shards(paths), shape, statistics)
+        cache = cls(open_shards(paths), shape, source, statistics)
         if state.is_main_process:
             cache._record(folder)
         if len(cache.quarantine) > TOLERATED * len(source):
@@ -140,13 +132,13 @@ class LatentCache:
         return len(self._row)
 
     def captions(self, i: int) -> tuple[str, ...]:
-        return self._captions[i]
+        return self._source.captions(self._row[i])
 
     def label(self, i: int) -> int | None:
-        return self._labels[i]
+        return self._source.label(self._row[i])
 
     def name(self, i: int) -> str:
-        return self._names[i]
+        return self._source.name(self._row[i])
 
     def sample(
         self, indices: Sequence[int], views: Sequence[int], flips: Sequence[bool], noise: Tensor

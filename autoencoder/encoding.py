@@ -28,7 +28,7 @@ class Crops(Dataset):
 
     def __getitem__(self, i: int) -> tuple[int, Tensor | str]:
         try:
-            image = self.source[i].image
+            image = self.source.image(i)
         except BadImage as bad:
             return i, bad.reason
         crops = [
@@ -54,8 +54,6 @@ class Encoder:
         self.workers = config.data.workers
         self.features = Features(
             name=Value("string"),
-            captions=List(Value("string")),
-            label=Value("int64"),
             reason=Value("string"),
             moments=List(Value(self.dtype.name), length=int(np.prod(shape))),
         )
@@ -109,8 +107,6 @@ class Encoder:
             {
                 "index": i,
                 "name": source.name(i),
-                "captions": list(source.captions(i)),
-                "label": source.label(i),
                 "reason": reasons.get(i),
                 "moments": moments[i],
             }

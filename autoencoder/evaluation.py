@@ -37,7 +37,7 @@ def held_out_pixels(source: Source, resolution: int) -> Tensor:
     crops: list[Tensor] = []
     for k in range(wanted):
         try:
-            image = source[k * len(source) // wanted].image
+            image = source.image(k * len(source) // wanted)
         except BadImage:
             continue
         crops.append(to_pixels(image, resolution, "center", flip=False))

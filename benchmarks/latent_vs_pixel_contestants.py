@@ -173,7 +173,7 @@ class _Crops:
         return len(self.source)
 
     def __getitem__(self, i: int) -> Tensor:
-        return to_pixels(self.source[i].image, self.resolution, "center", flip=False)
+        return to_pixels(self.source.image(i), self.resolution, "center", flip=False)
 
 
 def all_pixels(source: Source, config: Config) -> Tensor:

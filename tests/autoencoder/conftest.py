@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from autoencoder.model import build_autoencoder
 from ldm.data.drawn import DrawnFlowers, draw, truth
-from ldm.data.example import Example
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def flowers() -> torch.Tensor:
 class KeptFlowers(DrawnFlowers):
     """Draws each flower once for all tests."""
 
-    drawn = lru_cache(maxsize=None)(DrawnFlowers(40, 32).__getitem__)
+    drawn = lru_cache(maxsize=None)(DrawnFlowers(40, 32).image)
 
-    def __getitem__(self, index: int) -> Example:
+    def image(self, index: int) -> Image.Image:
         return KeptFlowers.drawn(index)
 
 

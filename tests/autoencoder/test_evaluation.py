@@ -24,14 +24,14 @@ def test_held_out_images_are_spread_over_the_whole_source(source, monkeypatch):
 
 
 def test_a_bad_image_is_left_out_and_none_at_all_is_refused(source, monkeypatch):
-    fetch = type(source).__getitem__
+    fetch = type(source).image
 
     def broken(self, i):
         if i == 1:
             raise BadImage("1", "it is broken")
         return fetch(self, i)
 
-    monkeypatch.setattr(type(source), "__getitem__", broken)
+    monkeypatch.setattr(type(source), "image", broken)
     assert len(held_out_pixels(Subset(source, [0, 1, 2]), 32)) == 2
     with pytest.raises(UserError, match=r"data\.holdout"):
         held_out_pixels(Subset(source, []), 32)
