@@ -7,7 +7,7 @@ from diffusers.models import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from autoencoder.health import Posterior, Verdict, examine, report
+from autoencoder.health import Posterior, Verdict, examine, posterior_of, report
 from autoencoder.latents import decode, encode_moments
 from autoencoder.objective import Objective
 from autoencoder.perceptual import ssim
@@ -90,22 +90,21 @@ class Evaluation:
         return figures
 
     @torch.no_grad()
-    def verdicts(self, vae: AutoencoderKL) -> list[Verdict]:
-        """The health of the autoencoder and, once it learns, of its adversary."""
+    def health(self, vae: AutoencoderKL) -> tuple[Posterior, list[Verdict]]:
+        """Verdicts on the autoencoder and, once it learns, on its adversary."""
+        pixels = self.spread(min(EXAMINED, self.batch))
+        posterior = posterior_of(vae, pixels)
         adversary = self.objective.adversary
-        alive = adversary is not None and float(adversary.weight) > 0
-        return examine(
-            vae,
-            self.spread(min(EXAMINED, self.batch)),
-            adversary.discriminator if adversary is not None and alive else None,
-            float(adversary.weight) if adversary is not None and alive else None,
-        )
+        if adversary is None or not float(adversary.weight):
+            return posterior, examine(vae, pixels, posterior)
+        weight = float(adversary.weight)
+        return posterior, examine(vae, pixels, posterior, adversary.discriminator, weight)
 
     @torch.no_grad()
     def picture(self, vae: AutoencoderKL) -> Image.Image:
         """Rows: original, reconstruction, three times their difference, decoded prior noise."""
         x = self.spread(SHOWN)
-        posterior = Posterior(*encode_moments(vae, x).float().chunk(2, dim=1))
+        posterior = posterior_of(vae, x)
         y = decode(vae, posterior.mean).float()
         noise = keyed.normal(posterior.mean.shape, "prior noise").to(x.device)
         prior = posterior.channel_mean[:, None, None] + posterior.channel_std[:, None, None] * noise
@@ -114,8 +113,9 @@ class Evaluation:
     def __call__(self, step: int, vae: AutoencoderKL) -> None:
         """Record figures, verdicts and a picture of `vae` as it is."""
         figures = self.figures(vae)
-        verdicts = self.verdicts(vae)
+        posterior, verdicts = self.health(vae)
         record: dict[str, float | str] = {**figures}
+        record |= {f"latents/{name}": value for name, value in posterior.figures().items()}
         for verdict in verdicts:
             record[f"health/{verdict.name}"] = verdict.value
             record[f"verdict/{verdict.name}"] = str(verdict)

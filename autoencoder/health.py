@@ -64,6 +64,16 @@ class Posterior(NamedTuple):
         variance = centred.square().mean((0, 2, 3))
         return centred.pow(4).mean((0, 2, 3)) / variance.square().clamp(min=1e-24) - 3
 
+    def figures(self) -> dict[str, float]:
+        """What there is to know of each channel, by name and number."""
+        columns = {
+            "mean": self.channel_mean,
+            "std": self.channel_std,
+            "kurtosis": self.kurtosis,
+            "bits": self.bits,
+        }
+        return {f"{k}_{c}": x for k, v in columns.items() for c, x in enumerate(v.tolist())}
+
     def standardised(self) -> Tensor:
         shifted = self.mean - self.channel_mean[:, None, None]
         return shifted / self.channel_std[:, None, None].clamp(min=1e-12)
@@ -240,14 +250,19 @@ def discriminator_verdicts(
 
 
 @torch.no_grad()
+def posterior_of(vae: AutoencoderKL, pixels: Tensor) -> Posterior:
+    return Posterior(*encode_moments(vae, pixels).float().chunk(2, dim=1))
+
+
+@torch.no_grad()
 def examine(
     vae: AutoencoderKL,
     pixels: Tensor,
+    posterior: Posterior,
     discriminator: Callable[[Tensor], Tensor] | None = None,
     weight: float | None = None,
 ) -> list[Verdict]:
-    """All verdicts, on held-out images (N, 3, R, R) in [−1, 1]."""
-    posterior = Posterior(*encode_moments(vae, pixels).float().chunk(2, dim=1))
+    """All verdicts, on held-out images (N, 3, R, R) in [−1, 1] and their posteriors."""
     verdicts = [
         *kl_verdicts(posterior),
         spectrum_verdict(posterior),

@@ -12,6 +12,7 @@ from autoencoder.health import (
     equivariance_verdict,
     examine,
     kl_verdicts,
+    posterior_of,
     precision_verdict,
     report,
     robustness_verdict,
@@ -56,11 +57,6 @@ class Pyramid(nn.Module):
             z = back.view_as(z)
         image = nn.functional.interpolate(z[:, :3] * self.gain, scale_factor=2.0)
         return type("Decoded", (), {"sample": image})
-
-
-def posterior_of(vae, pixels) -> Posterior:
-    encoded = vae.encode(pixels).latent_dist
-    return Posterior(encoded.mean, encoded.logvar)
 
 
 def gaussian(count: int = 64, std: float = 1.0, noise: float = 0.1, smooth: bool = True):
@@ -185,7 +181,10 @@ def test_a_discriminator_that_is_blind_or_always_right_is_told(real, fake, weigh
 
 
 def test_every_verdict_comes_with_its_figure_and_an_ill_one_with_advice(vae, flowers):
-    verdicts = examine(vae, flowers, discriminator=nn.Conv2d(3, 1, 4), weight=1.0)
+    posterior = posterior_of(vae, flowers)
+    verdicts = examine(vae, flowers, posterior, nn.Conv2d(3, 1, 4), weight=1.0)
+    figures = posterior.figures()
+    assert len(figures) == 4 * 4 and figures["std_2"] == posterior.channel_std[2].item()
     assert len({v.name for v in verdicts}) == len(verdicts) == 11
     for verdict, line in zip(verdicts, report(verdicts).splitlines(), strict=True):
         assert math.isfinite(verdict.value)
