@@ -7,12 +7,11 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from ldm.data.drawn import DrawnFlowers
 from ldm.evaluation.features import BATCH, Extractor
-from ldm.evaluation.references import reference_features
+from ldm.evaluation.references import MOST, reference_features
 from ldm.evaluation.sharing import in_pieces
 from pipelines.evaluated import Evaluated
-
-MEASURES = {"drawn": ("colour", "count")}  # on other data: the colour of the bloom
 
 
 @dataclass
@@ -25,6 +24,7 @@ class Job:
     sweep: str = "quick"
     sweep_samples: int = 100
     clip: str | None = None
+    most: int = MOST  # images of a reference
     found: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -57,12 +57,16 @@ class Job:
             self.folder / "cache",
             subject.share,
             mirrored,
+            self.most,
         )
 
     @property
     def measures(self) -> tuple[str, ...]:
-        run = self.subject.run
-        return MEASURES.get(run.config.data.source if run else "", ("bloom",))
+        """What is read off the images: exactly on drawn flowers, the bloom's colour on photos."""
+        source = self.subject.sources["train"]
+        while inner := getattr(source, "source", None):
+            source = inner
+        return ("colour", "count") if isinstance(source, DrawnFlowers) else ("bloom",)
 
 
 def pictures(images: Tensor) -> list[Image.Image]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ldm.diffusion.plane import Level, clean, error_gain
 from ldm.errors import UserError
@@ -21,6 +22,7 @@ from ldm.training.post_hoc_ema import reconstruct
 from pipelines.evaluated import LEVELS
 from pipelines.evaluation_job import Job, pictures
 from pipelines.grid import captioned_grid, tiled
+from pipelines.inference import evaluating
 
 EXAMPLES = 128  # of each loss curve
 BOUND = (32, 50)  # images and levels of the likelihood's bound
@@ -51,6 +53,16 @@ def metrics(job: Job) -> dict[str, Any]:
 
 def _rows(job: Job, prompts: list[str], images: list[Image.Image]) -> list[Row]:
     return [row for name in job.measures for row in by_wanted(prompts, images, name)]
+
+
+def adherence_share(job: Job, prompts: list[str], images: Tensor) -> Measurement | None:
+    """The share of all images that show the colour asked for; None where no prompt asks."""
+    rows = [row for row in _rows(job, prompts, pictures(images)) if row.measure == job.measures[0]]
+    if not rows:
+        return None
+    whole = total(rows)
+    error = (whole.share * (1 - whole.share) / whole.n) ** 0.5
+    return Measurement("adherence", whole.share, error, whole.n)
 
 
 def adherence(job: Job) -> dict[str, Any] | str:
@@ -123,12 +135,10 @@ def likelihood(job: Job) -> dict[str, Any]:
     def bound(piece: list[int]) -> Any:
         return subject.denoiser([captions[i] for i in piece])
 
-    subject.pipe.unet.eval()
-    found = bound_by_level(
-        bound, x0, _bound_levels(job), subject.seed, subject.share, subject.device
-    )
-    few = x0[: FLOW[0]]
-    flow = flow_bits(bound, schedule, few, subject.seed, subject.share, subject.device, FLOW[1])
+    where = (subject.seed, subject.share, subject.device)
+    with evaluating(subject.pipe.unet):
+        found = bound_by_level(bound, x0, _bound_levels(job), *where)
+        flow = flow_bits(bound, schedule, x0[: FLOW[0]], *where, FLOW[1])
     return {"bound": found.summary(), "flow": mean_measurement("bits_per_dim", flow).summary()}
 
 
@@ -167,11 +177,8 @@ def _figures(job: Job, setting: Setting) -> tuple[Measurement, ...]:
     images = job.subject.sample(prompts, setting)
     found = measure(job.features(images), job.reference(), resamples=40)
     kept = [m for m in found if m.name in ("fd", "kid", "precision", "recall")]
-    if rows := _rows(job, prompts, pictures(images)):
-        whole = total([row for row in rows if row.measure == job.measures[0]])
-        share, n = whole.share, whole.n
-        kept.append(Measurement("adherence", share, (share * (1 - share) / n) ** 0.5, n))
-    return tuple(kept)
+    share = adherence_share(job, prompts, images)
+    return (*kept, share) if share else tuple(kept)
 
 
 def sweep(job: Job) -> dict[str, Any] | str:

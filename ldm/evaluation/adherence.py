@@ -48,7 +48,8 @@ def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     share, spread = right / n, z / n * (right * (n - right) / n + z * z / 4) ** 0.5
     scale = 1 + z * z / n
     middle = share + z * z / (2 * n)
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    low = (middle - spread) / scale if right else 0.0  # exactly, where rounding would leave 1e-17
+    return low, (middle + spread) / scale if right < n else 1.0
 
 
 @dataclass(frozen=True)

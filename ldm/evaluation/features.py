@@ -90,7 +90,8 @@ def load_extractor(spec: str, device: torch.device | str = "cpu") -> Extractor:
     if kind not in EXTRACTORS:
         raise UserError(f"unknown features {kind!r}: there are {', '.join(EXTRACTORS)}")
     try:
-        extractor = EXTRACTORS[kind](where)
+        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded
+            extractor = EXTRACTORS[kind](where)
     except UserError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError) as error:

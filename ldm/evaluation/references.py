@@ -14,6 +14,13 @@ from ldm.evaluation.sharing import Share, in_pieces
 MOST = 50_000  # images of a reference
 
 
+def _read(path: Path) -> Tensor | None:
+    try:
+        return load_file(path)["features"]
+    except (OSError, SafetensorError):
+        return None  # not made yet, or cut short by a kill
+
+
 def reference_features(
     extractor: Extractor,
     source: Source,
@@ -29,10 +36,10 @@ def reference_features(
     """
     facts = (source.image_fingerprint, resolution, mirrored, most, extractor.label)
     path = folder / f"reference_{digest(*facts)[:16]}.safetensors"
-    try:
-        return load_file(path)["features"]
-    except (OSError, SafetensorError):
-        pass  # none yet, or one that a kill cut short
+    # one process looks, so that all agree on whether there is work to share
+    known = share.gather([_read(path) if share.rank == 0 else None])[0]
+    if known is not None:
+        return known
     pixels, _ = pixels_of(source, resolution, most)
     if mirrored:
         pixels = pixels.flip(-1)

@@ -1,0 +1,122 @@
+"""The sections of a comparison of runs; each is "" where no run has anything to show."""
+
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+from pipelines.page import Series, charts
+from pipelines.report import Reported
+from pipelines.report_parts import curves, grid, interval, name_of, thinned, webp
+
+Runs = Sequence[Reported]
+
+
+def differences(runs: Runs) -> str:
+    """The settings that are not the same in all runs."""
+    flat = [_flat(vars(told.run.config)) for told in runs]
+    keys = [key for key in flat[0] if len({one.get(key) for one in flat}) > 1 and key != "name"]
+    rows = [
+        [f"<code>{escape(key)}</code>", *(escape(one.get(key, "")) for one in flat)] for key in keys
+    ]
+    if not rows:
+        return "<p>The configurations are the same.</p>"
+    return grid(("setting", *(told.name for told in runs)), rows)
+
+
+def _flat(node: dict[str, object], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in node.items():
+        if hasattr(value, "__dataclass_fields__"):
+            found |= _flat(vars(value), f"{prefix}{key}.")
+        else:
+            found[prefix + key] = str(value)
+    return found
+
+
+def samples(runs: Runs) -> str:
+    """The newest grid of each run, side by side."""
+    figures = []
+    for told in runs:
+        newest = told.run.samples
+        if newest is not None:
+            step = int(newest.stem.rsplit("_", 1)[-1])
+            source, name = webp(Path(newest), 800), escape(told.name)
+            image = f'<img class="picture" src="{source}" alt="{name}">'
+            said = f"{told.name}, step {step:,}"
+            figures.append(f"<figure>{image}<figcaption>{escape(said)}</figcaption></figure>")
+    return charts(figures) if figures else ""
+
+
+def quality(runs: Runs) -> str:
+    """Every metric of every run; the best of a row is in bold where intervals say so."""
+    lower = {"fd", "fd_infinity", "kid", "cmmd", "bits_per_dim"}
+    measured = [told.measured("metrics") | told.measured("clip") for told in runs]
+    names = list(dict.fromkeys(name for one in measured for name in one))
+    rows = []
+    for name in names:
+        found = [one.get(name) for one in measured]
+        values = [m.value * (1 if name in lower else -1) for m in found if m]
+        cells = []
+        for m in found:
+            text = interval(m) if m else ""
+            first = m and len(values) > 1 and m.value * (1 if name in lower else -1) == min(values)
+            cells.append(f"<b>{text}</b>" if first else text)
+        rows.append([escape(name_of(name)), *cells])
+    features = {told.results.get("features") for told in runs if told.results}
+    note = "" if len(features) <= 1 else "Measured with different features: not comparable."
+    table = grid(("", *(told.name for told in runs)), rows) if rows else ""
+    return table + (f'<p class="ill">{escape(note)}</p>' if note else "")
+
+
+def prompts(runs: Runs) -> str:
+    """Adherence of every run by what was asked for."""
+    rows: dict[str, list[str]] = {}
+    for i, told in enumerate(runs):
+        for row in told.results.get("adherence", {}).get("samples", []):
+            cells = rows.setdefault(row["prompt"], [""] * len(runs))
+            ends = f"[{row['low']:.0%}, {row['high']:.0%}]"
+            cells[i] = f"{row['share']:.0%} <small>{ends}</small>"
+    table = [[escape(prompt), *cells] for prompt, cells in rows.items()]
+    return grid(("asked for", *(told.name for told in runs)), table) if table else ""
+
+
+def training(runs: Runs) -> str:
+    """Loss, validation loss and pace of every run over each other."""
+    panels = []
+    for key, said, log in (
+        ("loss", "Training loss", True),
+        ("validation/loss", "Held-out loss, on fixed images and noise", True),
+        ("images_per_second", "Images per second", False),
+    ):
+        lines = []
+        for told in runs:
+            x, y = thinned(*told.run.series("ldm", key))
+            lines.append(Series(told.name, x, y, dots=len(x) < 60))
+        panels.append(curves(lines, "step", said, log_y=log))
+    return charts([panel for panel in panels if panel])
+
+
+def by_level(runs: Runs) -> str:
+    """The held-out loss of every run by noise level, in the noise's own space.
+
+    Squared errors of the outputs are not comparable between predictions; those of ε are.
+    """
+    lines = []
+    for told in runs:
+        found = told.results.get("levels", {}).get("held out")
+        if found:
+            seen = found["eps"]
+            low, high = (list(ends) for ends in zip(*seen["interval"], strict=True))
+            lines.append(Series(told.name, seen["t"], seen["mean"], low, high))
+    said = "Held-out squared error of the predicted noise by t, 0 clean and 1 noise"
+    return charts([curves(lines, "t", said, log_y=True)]) if lines else ""
+
+
+SECTIONS: dict[str, Callable[[Runs], str]] = {
+    "What differs": differences,
+    "Samples": samples,
+    "Quality": quality,
+    "Prompts": prompts,
+    "Training": training,
+    "Noise levels": by_level,
+}

@@ -1,0 +1,55 @@
+"""Sample quality in the course of training: the metrics of `ldm evaluate`, small and often."""
+
+from functools import cached_property
+from pathlib import Path
+
+from ldm.data.example import Source
+from ldm.evaluation.measurements import measure
+from ldm.evaluation.sharing import Share
+from pipelines.evaluate import choose_features
+from pipelines.evaluated import Evaluated
+from pipelines.evaluation_job import Job
+from pipelines.evaluation_parts import adherence_share
+from pipelines.text_to_image import TextToImagePipeline
+
+MOST = 5000  # training images of the reference: what bounds the memory
+FIGURES = ("fd", "kid", "precision", "recall")
+
+
+class Quality:
+    """FD, KID, precision, recall and adherence of `samples` images of the pipeline as it is.
+
+    Call it under the EMA's weights. Samples are split over processes, time and memory are bounded
+    by `samples` and MOST, and nothing that training uses is touched: neither weights, modes nor
+    torch's generator. `features` is as `ldm evaluate` takes it; None trains some at the first call.
+    """
+
+    def __init__(
+        self,
+        pipeline: TextToImagePipeline,
+        sources: dict[str, Source],
+        folder: Path,
+        samples: int,
+        features: str | None = None,
+        seed: int = 0,
+        share: Share | None = None,
+    ) -> None:
+        side = pipeline.latent_shape(None, None)[1] * pipeline.factor
+        self.subject = Evaluated(pipeline, sources, side, folder, None, seed, share or Share())
+        self.samples, self.features = samples, features
+
+    @cached_property
+    def _job(self) -> Job:
+        extractor = choose_features(self.subject, self.features, train=self.features is None)
+        return Job(self.subject, extractor, self.samples, most=MOST)
+
+    def __call__(self) -> dict[str, float]:
+        """The figures, named "quality/fd" and so on."""
+        prompts = self.subject.prompts(self.samples)
+        images = self.subject.sample(prompts)
+        found = measure(self._job.features(images), self._job.reference(), resamples=2)
+        figures = {f"quality/{m.name}": m.value for m in found if m.name in FIGURES}
+        share = adherence_share(self._job, prompts, images)
+        if share is not None:
+            figures["quality/adherence"] = share.value
+        return figures

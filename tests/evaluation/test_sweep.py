@@ -1,0 +1,29 @@
+from ldm.evaluation.measurements import Measurement
+from ldm.evaluation.sweep import PRESETS, Point, Setting, best, cheapest_as_good, settings
+
+
+def point(steps, evaluations, fd):
+    figures = (Measurement("fd", fd, 0.1, 100), Measurement("adherence", 0.9, 0.01, 100))
+    return Point(Setting("ddim", steps, 3.0), evaluations, figures)
+
+
+def test_the_cheapest_setting_within_one_percent_of_the_best():
+    points = [point(5, 10, 12.0), point(10, 20, 10.09), point(20, 40, 10.11), point(50, 100, 10.0)]
+    assert best(points).setting.steps == 50
+    assert cheapest_as_good(points).setting.steps == 10
+    assert cheapest_as_good(points, within=0.5).setting.steps == 5
+
+
+def test_no_setting_is_measured_twice():
+    for preset in PRESETS:
+        chosen = settings(preset, guidance=2.0)  # which is one of the guidance row's own
+        assert len(set(chosen)) == len(chosen)
+    assert Setting("ddpm", 1000, 2.0) in settings("full", 2.0)
+    assert Setting("ddim", 50, 2.0) in settings("full", 2.0)
+    assert settings("none", 2.0) == []
+
+
+def test_a_point_says_everything_as_json():
+    said = point(5, 10, 12.0).summary()
+    assert said["sampler"] == "ddim" and said["evaluations"] == 10
+    assert [f["name"] for f in said["figures"]] == ["fd", "adherence"]

@@ -1,0 +1,216 @@
+"""A whole evaluation of a tiny run: repeatable, split over processes, and harmless in training."""
+
+import json
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import tiny_pipeline, write_run
+
+from ldm.config import DataConfig, load_config, save_config
+from ldm.data.source import open_source
+from ldm.errors import UserError
+from ldm.evaluation.feature_network import random_feature_network, save_feature_network
+from ldm.evaluation.features import load_extractor
+from ldm.evaluation.sharing import Share
+from ldm.evaluation.sweep import PRESETS, Setting
+from ldm.training.ema import EMA
+from ldm.training.post_hoc_ema import PowerEMA
+from pipelines import evaluation_parts
+from pipelines.evaluate import evaluate
+from pipelines.evaluated import Evaluated, open_evaluated
+from pipelines.evaluation_job import Job
+from pipelines.evaluation_parts import PARTS
+from pipelines.quality import Quality
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on 60 drawn flowers of 16 x 16 pixels, with two EMA snapshots."""
+    folder = write_run(tmp_path_factory.mktemp("runs"))
+    config = load_config(folder / "config.yaml")
+    config = replace(config, data=DataConfig(size=60, resolution=16, holdout=0.3))
+    save_config(config, folder / "config.yaml")
+    unet = tiny_pipeline().unet
+    wrapped = torch.nn.ModuleDict({"unet": unet})
+    ema = PowerEMA(wrapped)
+    for step in (1, 2):
+        ema.update(step)
+        ema.snapshot(folder / "ldm" / "ema", step)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("features")
+    save_feature_network(random_feature_network(16), folder, {"data": "nothing", "steps": 0})
+    return f"trained:{folder}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """Fewer images and levels than a real evaluation takes."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    for name, value in {"EXAMPLES": 6, "BOUND": (4, 5), "FLOW": (2, 2), "LENGTHS": (0.05,)}.items():
+        patch.setattr(evaluation_parts, name, value)
+    patch.setitem(PRESETS, "quick", (("ddim", 2, None), ("heun", 2, 1.0)))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def results(run, features):
+    folder = evaluate(str(run), samples=20, features=features, sweep_samples=16)
+    return folder, json.loads((folder / "results.json").read_text())
+
+
+def subject(source="drawn", share=None, folder=None):
+    config = DataConfig(source=source, size=60, resolution=16, holdout=0.3)
+    sources = {s: open_source(config, s) for s in ("train", "validation")}
+    return Evaluated(tiny_pipeline(), sources, 16, folder, None, 0, share or Share())
+
+
+def test_one_command_gives_the_whole_table(results):
+    folder, found = results
+    assert set(found) >= set(PARTS) - {"clip"}
+    assert set(found["missing"]) == {"clip"}  # no weights on this machine, and it says so
+    names = {m["name"] for m in found["metrics"]["samples"]}
+    assert names >= {"fd", "kid", "cmmd", "precision", "recall", "density", "coverage"}
+    for row in found["metrics"]["samples"]:
+        assert row["low"] <= row["value"] <= row["high"] and row["n"] == 20
+        assert "trained on nothing" in row["features"]
+    assert len(found["levels"]["held out"]["output"]["t"]) == 20
+    assert len(found["sweep"]["points"]) == 2 and len(found["ema"]["lengths"]) == 1
+    assert {"samples.png", "nearest.png", "loss_by_level.png", "results.txt"} <= {
+        path.name for path in folder.iterdir()
+    }
+    times = json.loads((folder / "timing.json").read_text())
+    assert set(times["predicted"]) == set(times["taken"]) == set(PARTS)
+
+
+def test_a_second_evaluation_is_identical(results, run, features, tmp_path):
+    folder, found = results
+    again = evaluate(str(run), samples=20, features=features, sweep_samples=16, out=str(tmp_path))
+    assert json.loads((again / "results.json").read_text()) == found
+    for name in ("samples.png", "nearest.png"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
+
+
+def together(world, work):
+    """work(share) on `world` threads, each a process as far as Share can tell."""
+    barrier, slots, found = threading.Barrier(world), [None] * world, [None] * world
+
+    def gather(rank, mine):
+        slots[rank] = mine
+        barrier.wait()
+        joined = [item for part in slots for item in part]
+        barrier.wait()
+        return joined
+
+    def one(rank):
+        found[rank] = work(Share(rank, world, lambda mine: gather(rank, mine)))
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_the_number_of_processes_changes_nothing(features, tmp_path):
+    subjects = [subject(folder=tmp_path / name) for name in ("alone", "first", "second")]
+    extractor = load_extractor(features)
+
+    def work(who, share):
+        who.folder.mkdir()
+        job = Job(replace(who, share=share), extractor, 20, sweep_samples=16)
+        return {name: PARTS[name].run(job) for name in ("metrics", "levels", "likelihood", "sweep")}
+
+    alone = work(subjects[0], Share())
+    for found in together(2, lambda share: work(subjects[1 + share.rank], share)):
+        assert found == alone
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "heun", "dpmpp_2m"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_the_cost_of_a_setting_is_what_the_network_does(sampler, guidance, tmp_path):
+    who = subject(folder=tmp_path)
+    seen = []
+    who.pipe.unet.register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
+    setting = Setting(sampler, 4, guidance)
+    images = who.sample(["a red flower"] * 16, setting)
+    assert images.shape == (16, 3, 16, 16) and images.dtype == torch.uint8
+    assert sum(seen) == 16 * who.evaluations(setting)
+
+
+def test_samples_are_those_of_the_pipeline_one_by_one(tmp_path):
+    who = subject(folder=tmp_path)
+    prompts = who.prompts(18)
+    images = who.sample(prompts)
+    assert not torch.equal(images[0], images[1])
+    seeds = []
+    pipe = who.pipe
+
+    def record(prompt, **options):
+        seeds.extend(options["seed"])
+        return pipe(prompt, **options)
+
+    who.pipe = type("Recorder", (), {"__call__": staticmethod(record), "settings": pipe.settings,
+                                     "spec": pipe.spec})()  # fmt: skip
+    who.sample(prompts)
+    for i in (0, 17):
+        one = pipe(prompts[i], seed=[seeds[i]], output_type="pt").images
+        assert ((one * 255).round() - images[i].float()).abs().max() <= 1
+
+
+def test_other_weights_are_in_place_within_the_block_only(tmp_path):
+    who = subject(folder=tmp_path)
+    before = {k: v.clone() for k, v in who.pipe.unet.state_dict().items()}
+    other = {f"unet.{k}": v + 1 for k, v in before.items()}
+    with who.weights(other):
+        assert all(torch.equal(v, before[k] + 1) for k, v in who.pipe.unet.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in who.pipe.unet.state_dict().items())
+
+
+def test_quality_in_training_leaves_the_training_as_it_is(features, tmp_path):
+    """Weights, optimizer and torch's generator are bitwise equal with and without it."""
+
+    def train(evaluating):
+        torch.manual_seed(0)
+        who = subject()
+        unet = who.pipe.unet.train()
+        for module in unet.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.1
+        optimizer = torch.optim.AdamW(unet.parameters(), 1e-3)
+        ema = EMA(unet, 0.9)
+        quality = Quality(who.pipe, who.sources, tmp_path, 16, features) if evaluating else None
+        for step in range(3):
+            x, t = torch.randn(2, 4, 8, 8), torch.tensor([10.0, 500.0])
+            loss = unet(x, t, torch.randn(2, 5, 32)).sample.square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            ema.update(step + 1)
+            if quality is not None:
+                with ema.applied():
+                    figures = quality()
+                assert figures.keys() >= {"quality/fd", "quality/kid", "quality/adherence"}
+                assert unet.training and all(p.requires_grad for p in unet.parameters())
+        moments = [s["exp_avg"] for s in optimizer.state_dict()["state"].values()]
+        return [*unet.state_dict().values(), *moments, torch.random.get_rng_state()]
+
+    plain, evaluated = train(False), train(True)
+    assert all(torch.equal(a, b) for a, b in zip(plain, evaluated, strict=True))
+
+
+def test_mistakes_end_in_a_sentence(run, features, tmp_path):
+    with pytest.raises(UserError, match="unknown part"):
+        evaluate(str(run), parts=["fid"], features=features)
+    with pytest.raises(UserError, match="--data"):
+        open_evaluated(str(run / "pipeline" / "unet" / ".."))
+    with pytest.raises(UserError, match="nowhere"):
+        evaluate("nowhere", features=features, data="drawn", out=str(tmp_path))
