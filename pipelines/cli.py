@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ldm.errors import UserError, exits_with_a_sentence
+from pipelines import evaluation_commands as evaluation
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
@@ -171,6 +172,10 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "generate": Command(generate, _generate_arguments),
+    "evaluate": Command(evaluation.evaluate, evaluation.evaluate_arguments),
+    "report": Command(evaluation.report, evaluation.report_arguments),
+    "compare": Command(evaluation.compare, evaluation.compare_arguments),
+    "export": Command(evaluation.export, evaluation.export_arguments),
     "adherence": Command(adherence, _adherence_arguments),
     "inspect": Command(inspect, _inspect_arguments),
     "data": Command(data, _data_arguments),

@@ -16,7 +16,7 @@ from ldm.evaluation.sharing import MICRO_BATCH
 from ldm.evaluation.sweep import Setting
 from pipelines.evaluated import Evaluated, open_evaluated
 from pipelines.evaluation_job import Job
-from pipelines.evaluation_parts import PARTS
+from pipelines.evaluation_parts import FEWEST, PARTS
 from pipelines.evaluation_text import as_text
 
 FEATURE_STEPS = 600
@@ -44,6 +44,8 @@ def evaluate(
     for part in parts:
         if part not in PARTS:
             raise UserError(f"unknown part {part!r}: there are {', '.join(PARTS)}")
+    if min(samples, sweep_samples) < FEWEST:
+        raise UserError(f"a distribution takes at least {FEWEST} samples to compare")
     subject = open_evaluated(model, data, out, seed, caption)
     subject.folder.mkdir(parents=True, exist_ok=True)
     say = print if subject.share.rank == 0 else lambda *text: None

@@ -1,11 +1,10 @@
 """What is evaluated: a pipeline, the images it is measured against, and this process' share."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -28,6 +27,7 @@ from ldm.evaluation.sharing import MICRO_BATCH, Share, in_pieces
 from ldm.evaluation.sweep import Setting
 from ldm.training.checkpoint import load_newest
 from ldm.training.run import NEEDS
+from pipelines.averaged import load_weights, weights_of
 from pipelines.base import Guidance
 from pipelines.inference import evaluating
 from pipelines.pixels import encode
@@ -171,22 +171,14 @@ class Evaluated:
             )
 
     @contextmanager
-    def weights(self, tensors: dict[str, Tensor]) -> Iterator[None]:
+    def weights(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         """Within the block the networks have other weights, named "unet.…", "text_encoder.…"."""
-        modules: dict[str, Any] = {"unet": self.pipe.unet, "text_encoder": self.pipe.text_encoder}
-        before = {k: {n: v.clone() for n, v in m.state_dict().items()} for k, m in modules.items()}
+        own = {k: v.clone() for k, v in weights_of(self.pipe).items()}
         try:
-            for name, module in modules.items():
-                own = {
-                    k.removeprefix(f"{name}."): v
-                    for k, v in tensors.items()
-                    if k.startswith(f"{name}.")
-                }
-                module.load_state_dict(before[name] | own)
+            load_weights(self.pipe, own | dict(tensors))
             yield
         finally:
-            for name, module in modules.items():
-                module.load_state_dict(before[name])
+            load_weights(self.pipe, own)
 
     def last_weights(self) -> dict[str, Tensor] | None:
         """The trained weights without EMA, where this is a run that still has a checkpoint."""

@@ -19,6 +19,7 @@ from ldm.evaluation.memorisation import nearest
 from ldm.evaluation.noise_levels import LossByLevel, plot
 from ldm.evaluation.sweep import Point, Setting, best, cheapest_as_good, settings
 from ldm.training.post_hoc_ema import reconstruct
+from pipelines.averaged import SNAPSHOTS
 from pipelines.evaluated import LEVELS
 from pipelines.evaluation_job import Job, pictures
 from pipelines.grid import captioned_grid, tiled
@@ -29,6 +30,7 @@ BOUND = (32, 50)  # images and levels of the likelihood's bound
 FLOW = (8, 15)  # images and steps of its exact value
 LENGTHS = (0.02, 0.05, 0.10, 0.15, 0.20, 0.25)  # of the EMA sweep
 SHOWN = 24
+FEWEST = 20  # images that a distribution can be told from
 
 
 def metrics(job: Job) -> dict[str, Any]:
@@ -42,12 +44,13 @@ def metrics(job: Job) -> dict[str, Any]:
         tiles = [captioned_grid([(prompt or "(none)", [image])]) for prompt, image in shown]
         tiled(tiles, columns=8).save(job.folder / "samples.png")
     seed = job.subject.seed
+    held_out = job.reference("validation")
+    enough = len(held_out) >= FEWEST
+    real = measure(held_out, reference, label, seed) if enough else []
     return {
         "reference": len(reference),
         "samples": [m.summary() for m in measure(features, reference, label, seed)],
-        "held_out": [
-            m.summary() for m in measure(job.reference("validation"), reference, label, seed)
-        ],
+        "held_out": [m.summary() for m in real],
     }
 
 
@@ -198,7 +201,7 @@ def sweep(job: Job) -> dict[str, Any] | str:
 
 def _snapshots(job: Job) -> Path | None:
     run = job.subject.run
-    folder = run.folder / "ldm" / "ema" if run else None
+    folder = run.folder / SNAPSHOTS if run else None
     return folder if folder is not None and folder.is_dir() else None
 
 

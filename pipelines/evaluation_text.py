@@ -19,6 +19,7 @@ def as_text(results: dict[str, Any]) -> str:
         if name in results:
             titles = {"samples": "samples", "held-out images": "held_out"}
             columns = {title: measurements(results[name][key]) for title, key in titles.items()}
+            columns = {title: rows for title, rows in columns.items() if rows}
             blocks.append(table(columns))
     if "adherence" in results:
         blocks.append(results["adherence"]["text"])

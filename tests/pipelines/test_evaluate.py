@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny_pipeline, write_run
+from safetensors.torch import load_file
 
 from ldm.config import DataConfig, load_config, save_config
 from ldm.data.source import open_source
@@ -16,8 +17,9 @@ from ldm.evaluation.features import load_extractor
 from ldm.evaluation.sharing import Share
 from ldm.evaluation.sweep import PRESETS, Setting
 from ldm.training.ema import EMA
-from ldm.training.post_hoc_ema import PowerEMA
+from ldm.training.post_hoc_ema import PowerEMA, reconstruct
 from pipelines import evaluation_parts
+from pipelines.averaged import average_applied
 from pipelines.evaluate import evaluate
 from pipelines.evaluated import Evaluated, open_evaluated
 from pipelines.evaluation_job import Job
@@ -53,7 +55,13 @@ def small():
     """Fewer images and levels than a real evaluation takes."""
     patch = pytest.MonkeyPatch()
     patch.setenv("HF_HUB_OFFLINE", "1")
-    for name, value in {"EXAMPLES": 6, "BOUND": (4, 5), "FLOW": (2, 2), "LENGTHS": (0.05,)}.items():
+    for name, value in {
+        "EXAMPLES": 6,
+        "BOUND": (4, 5),
+        "FLOW": (2, 2),
+        "LENGTHS": (0.05,),
+        "FEWEST": 18,
+    }.items():
         patch.setattr(evaluation_parts, name, value)
     patch.setitem(PRESETS, "quick", (("ddim", 2, None), ("heun", 2, 1.0)))
     yield
@@ -62,7 +70,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def results(run, features):
-    folder = evaluate(str(run), samples=20, features=features, sweep_samples=16)
+    folder = evaluate(str(run), samples=20, features=features, sweep_samples=20)
     return folder, json.loads((folder / "results.json").read_text())
 
 
@@ -92,7 +100,7 @@ def test_one_command_gives_the_whole_table(results):
 
 def test_a_second_evaluation_is_identical(results, run, features, tmp_path):
     folder, found = results
-    again = evaluate(str(run), samples=20, features=features, sweep_samples=16, out=str(tmp_path))
+    again = evaluate(str(run), samples=20, features=features, sweep_samples=20, out=str(tmp_path))
     assert json.loads((again / "results.json").read_text()) == found
     for name in ("samples.png", "nearest.png"):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
@@ -126,7 +134,7 @@ def test_the_number_of_processes_changes_nothing(features, tmp_path):
 
     def work(who, share):
         who.folder.mkdir()
-        job = Job(replace(who, share=share), extractor, 20, sweep_samples=16)
+        job = Job(replace(who, share=share), extractor, 20, sweep_samples=20)
         return {name: PARTS[name].run(job) for name in ("metrics", "levels", "likelihood", "sweep")}
 
     alone = work(subjects[0], Share())
@@ -175,6 +183,14 @@ def test_other_weights_are_in_place_within_the_block_only(tmp_path):
     assert all(torch.equal(v, before[k]) for k, v in who.pipe.unet.state_dict().items())
 
 
+def test_export_writes_the_average_that_was_asked_for(run, tmp_path):
+    average_applied(run, 0.08, tmp_path)
+    expected = reconstruct(run / "ldm" / "ema", 0.08)
+    found = load_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    for name, value in found.items():
+        assert torch.equal(value, expected[f"unet.{name}"])
+
+
 def test_quality_in_training_leaves_the_training_as_it_is(features, tmp_path):
     """Weights, optimizer and torch's generator are bitwise equal with and without it."""
 
@@ -210,6 +226,8 @@ def test_quality_in_training_leaves_the_training_as_it_is(features, tmp_path):
 def test_mistakes_end_in_a_sentence(run, features, tmp_path):
     with pytest.raises(UserError, match="unknown part"):
         evaluate(str(run), parts=["fid"], features=features)
+    with pytest.raises(UserError, match="at least 20 samples"):
+        evaluate(str(run), samples=5, features=features)
     with pytest.raises(UserError, match="--data"):
         open_evaluated(str(run / "pipeline" / "unet" / ".."))
     with pytest.raises(UserError, match="nowhere"):

@@ -1,0 +1,52 @@
+"""A pipeline with other weights of its own training: another length of the EMA, or none."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.training.post_hoc_ema import reconstruct
+from pipelines.runs import RunRecord
+from pipelines.text_to_image import TextToImagePipeline
+
+SNAPSHOTS = Path("ldm") / "ema"  # in a run: what PowerEMA saved
+
+
+def _modules(pipe: TextToImagePipeline) -> dict[str, Any]:
+    return {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+
+
+def weights_of(pipe: TextToImagePipeline) -> dict[str, Tensor]:
+    """The networks' tensors by the names they have in training: "unet.…", "text_encoder.…"."""
+    return {
+        f"{m}.{k}": v
+        for m, module in _modules(pipe).items()
+        for k, v in module.state_dict().items()
+    }
+
+
+def load_weights(pipe: TextToImagePipeline, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse; tensors that are missing stay, a name that fits nothing is an error."""
+    known = weights_of(pipe)
+    assert tensors.keys() <= known.keys(), "weights of another model"
+    with torch.no_grad():
+        for name, value in tensors.items():
+            known[name].copy_(value)
+
+
+def average_applied(run: str | Path, length: float, out: Path | None = None) -> Path:
+    """Export a run's pipeline with the EMA of `length`; returns the folder, RUN/pipeline or `out`.
+
+    Raises UserError where the run has no pipeline or no snapshots yet.
+    """
+    record = RunRecord.read(run)
+    if record.export is None:
+        raise UserError(f"{record.folder} has no pipeline yet: train it to the end")
+    pipe = TextToImagePipeline.from_pretrained(record.export)
+    load_weights(pipe, reconstruct(record.folder / SNAPSHOTS, length))
+    folder = out or record.export
+    pipe.save_pretrained(folder)
+    return folder

@@ -1,0 +1,97 @@
+"""The commands around an evaluation: evaluate, report, compare and export."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ldm.errors import UserError
+
+
+def evaluate(args: Namespace) -> None:
+    """Measure a model: quality, adherence, likelihood, memorisation, and how best to sample it."""
+    from pipelines.evaluate import evaluate as run
+    from pipelines.evaluation_parts import PARTS
+
+    skipped = set(args.skip.split(",")) if args.skip else set()
+    if unknown := skipped - set(PARTS):
+        raise UserError(f"--skip {unknown.pop()!r} is no part: there are {', '.join(PARTS)}")
+    run(
+        args.model,
+        data=args.data,
+        samples=args.samples,
+        features=args.features,
+        train=args.train_features,
+        clip=args.clip,
+        sweep=args.sweep,
+        sweep_samples=args.sweep_samples,
+        parts=[part for part in PARTS if part not in skipped],
+        seed=args.seed,
+        out=args.out,
+        caption=args.caption,
+    )
+
+
+def evaluate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("model", metavar="RUN_OR_NAME")
+    parser.add_argument("--data", help="a folder, file or Hub name; a run's own data unless given")
+    parser.add_argument("--caption", metavar="COLUMN", help="of --data, where it is not found")
+    parser.add_argument("--samples", type=int, default=500, metavar="N")
+    parser.add_argument(
+        "--features",
+        metavar="KIND[:WHERE]",
+        help="inception, dinov2, clip, open_clip or trained, and a local folder or name",
+    )
+    parser.add_argument(
+        "--train-features",
+        action="store_true",
+        help="train a small feature network on the data itself first, where there is none yet",
+    )
+    parser.add_argument("--clip", metavar="WHERE", help="open_clip MODEL/WEIGHTS or a folder")
+    parser.add_argument("--sweep", choices=("quick", "full", "none"), default="quick")
+    parser.add_argument("--sweep-samples", type=int, default=100, metavar="N")
+    parser.add_argument("--skip", metavar="PART,PART", help="such as likelihood,sweep")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", metavar="FOLDER", help="RUN/evaluation unless given")
+
+
+def report(args: Namespace) -> None:
+    """Write a run's curves, samples and figures as one HTML page."""
+    from pipelines.report import report as write
+
+    print(write(args.run, args.out))
+
+
+def report_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
+    parser.add_argument("--out", metavar="FILE", help="RUN/report.html unless given")
+
+
+def compare(args: Namespace) -> None:
+    """Lay runs side by side on one HTML page."""
+    from pipelines.report import compare as write
+
+    print(write(args.runs, args.out))
+
+
+def compare_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="runs/NAME, or NAME")
+    parser.add_argument("--out", metavar="FILE", default="compare.html")
+
+
+def export(args: Namespace) -> None:
+    """Write a run's pipeline folder again, with an average of the weights of another length."""
+    from pipelines.averaged import average_applied
+
+    folder = average_applied(args.run, args.ema, args.out and Path(args.out))
+    print(f"{folder}: weights averaged over a relative length of {args.ema:g}")
+
+
+def export_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
+    parser.add_argument(
+        "--ema",
+        type=float,
+        required=True,
+        metavar="LENGTH",
+        help="over 0, at most 0.288: 0.1 is about the last tenth of the training",
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="RUN/pipeline unless given")
