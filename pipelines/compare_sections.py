@@ -5,8 +5,8 @@ from html import escape
 from pathlib import Path
 
 from pipelines.page import Series, charts
-from pipelines.report import Reported
 from pipelines.report_parts import curves, grid, interval, name_of, thinned, webp
+from pipelines.reported import Reported
 
 Runs = Sequence[Reported]
 

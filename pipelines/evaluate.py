@@ -10,8 +10,9 @@ import torch
 from tqdm.auto import tqdm
 
 from ldm.errors import UserError
+from ldm.evaluation.extractor import BATCH, Extractor, weight_hash
 from ldm.evaluation.feature_training import train_features
-from ldm.evaluation.features import BATCH, Extractor, load_extractor, weight_hash
+from ldm.evaluation.features import load_extractor
 from ldm.evaluation.sharing import MICRO_BATCH
 from ldm.evaluation.sweep import Setting
 from pipelines.evaluated import Evaluated, open_evaluated

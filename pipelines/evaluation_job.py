@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.data.drawn import DrawnFlowers
-from ldm.evaluation.features import BATCH, Extractor
+from ldm.evaluation.extractor import BATCH, Extractor
 from ldm.evaluation.references import MOST, reference_features
 from ldm.evaluation.sharing import in_pieces
 from pipelines.evaluated import Evaluated

@@ -20,7 +20,7 @@ STYLE = """
 .tile { border: 1px solid var(--line); border-radius: 10px; padding: 0.7rem 0.9rem; }
 .tile b { display: block; font-size: 1.45rem; line-height: 1.3; }
 .tile span { color: var(--muted); font-size: 0.88rem; line-height: 1.35; display: block; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .charts figure { max-width: 30rem; }
 table.plain { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
 table.plain th, table.plain td { text-align: left; padding: 0.28rem 0.9rem 0.28rem 0;
   border-bottom: 1px solid var(--line); vertical-align: top; }

@@ -5,7 +5,6 @@ from typing import Any
 
 from pipelines.evaluation_text import measurements
 from pipelines.page import Series, charts
-from pipelines.report import Reported
 from pipelines.report_parts import (
     curves,
     grid,
@@ -16,6 +15,7 @@ from pipelines.report_parts import (
     thinned,
     whisker,
 )
+from pipelines.reported import Reported
 
 
 def quality(told: Reported) -> str:

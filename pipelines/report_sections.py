@@ -5,9 +5,9 @@ from html import escape
 
 from pipelines.findings import findings
 from pipelines.page import Series, charts
-from pipelines.report import Reported
 from pipelines.report_parts import curves, evenly, facts, name_of, picture, scrub, thinned, tile
 from pipelines.report_quality import averages, likelihood, memorisation, prompts, quality, sampling
+from pipelines.reported import Reported
 from pipelines.runs import describe
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.evaluation.features import BATCH, Extractor
+from ldm.evaluation.extractor import BATCH, Extractor
 
 DEFAULT = "ViT-B-32/laion2b_s34b_b79k"
 

@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm.data.example import Source, digest
+from ldm.evaluation.extractor import BATCH, Extractor
 from ldm.evaluation.feature_training import pixels_of
-from ldm.evaluation.features import BATCH, Extractor
 from ldm.evaluation.sharing import Share, in_pieces
 
 MOST = 50_000  # images of a reference

@@ -6,19 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_pipeline, write_run
+from conftest import tiny_pipeline
 from safetensors.torch import load_file
+from small_evaluation import DATA, features_in, small, trained_run
 
-from ldm.config import DataConfig, load_config, save_config
 from ldm.data.source import open_source
 from ldm.errors import UserError
-from ldm.evaluation.feature_network import random_feature_network, save_feature_network
 from ldm.evaluation.features import load_extractor
 from ldm.evaluation.sharing import Share
-from ldm.evaluation.sweep import PRESETS, Setting
+from ldm.evaluation.sweep import Setting
 from ldm.training.ema import EMA
-from ldm.training.post_hoc_ema import PowerEMA, reconstruct
-from pipelines import evaluation_parts
+from ldm.training.post_hoc_ema import reconstruct
 from pipelines.averaged import average_applied
 from pipelines.evaluate import evaluate
 from pipelines.evaluated import Evaluated, open_evaluated
@@ -27,45 +25,20 @@ from pipelines.evaluation_parts import PARTS
 from pipelines.quality import Quality
 
 
+@pytest.fixture(scope="module", autouse=True)
+def smaller():
+    with small():
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on 60 drawn flowers of 16 x 16 pixels, with two EMA snapshots."""
-    folder = write_run(tmp_path_factory.mktemp("runs"))
-    config = load_config(folder / "config.yaml")
-    config = replace(config, data=DataConfig(size=60, resolution=16, holdout=0.3))
-    save_config(config, folder / "config.yaml")
-    unet = tiny_pipeline().unet
-    wrapped = torch.nn.ModuleDict({"unet": unet})
-    ema = PowerEMA(wrapped)
-    for step in (1, 2):
-        ema.update(step)
-        ema.snapshot(folder / "ldm" / "ema", step)
-    return folder
+    return trained_run(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("features")
-    save_feature_network(random_feature_network(16), folder, {"data": "nothing", "steps": 0})
-    return f"trained:{folder}"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    """Fewer images and levels than a real evaluation takes."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("HF_HUB_OFFLINE", "1")
-    for name, value in {
-        "EXAMPLES": 6,
-        "BOUND": (4, 5),
-        "FLOW": (2, 2),
-        "LENGTHS": (0.05,),
-        "FEWEST": 18,
-    }.items():
-        patch.setattr(evaluation_parts, name, value)
-    patch.setitem(PRESETS, "quick", (("ddim", 2, None), ("heun", 2, 1.0)))
-    yield
-    patch.undo()
+    return features_in(tmp_path_factory.mktemp("features"))
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +47,8 @@ def results(run, features):
     return folder, json.loads((folder / "results.json").read_text())
 
 
-def subject(source="drawn", share=None, folder=None):
-    config = DataConfig(source=source, size=60, resolution=16, holdout=0.3)
-    sources = {s: open_source(config, s) for s in ("train", "validation")}
+def subject(share=None, folder=None):
+    sources = {s: open_source(DATA, s) for s in ("train", "validation")}
     return Evaluated(tiny_pipeline(), sources, 16, folder, None, 0, share or Share())
 
 
@@ -90,7 +62,7 @@ def test_one_command_gives_the_whole_table(results):
         assert row["low"] <= row["value"] <= row["high"] and row["n"] == 20
         assert "trained on nothing" in row["features"]
     assert len(found["levels"]["held out"]["output"]["t"]) == 20
-    assert len(found["sweep"]["points"]) == 2 and len(found["ema"]["lengths"]) == 1
+    assert len(found["sweep"]["points"]) == 4 and len(found["ema"]["lengths"]) == 1
     assert {"samples.png", "nearest.png", "loss_by_level.png", "results.txt"} <= {
         path.name for path in folder.iterdir()
     }

@@ -1,0 +1,39 @@
+"""A run as a report sees it: its record, and the results of its evaluation where it has one."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ldm.evaluation.measurements import Measurement
+from pipelines.evaluation_text import measurements
+from pipelines.runs import RunRecord
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A run and, where it was evaluated, the results."""
+
+    run: RunRecord
+
+    @property
+    def name(self) -> str:
+        return self.run.config.name
+
+    @property
+    def evaluation(self) -> Path:
+        return self.run.folder / "evaluation"
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """evaluation/results.json; {} where the run was not evaluated yet."""
+        try:
+            return json.loads((self.evaluation / "results.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def measured(self, section: str, split: str = "samples") -> dict[str, Measurement]:
+        """The measurements of one section of the results, by name."""
+        rows = self.results.get(section, {}).get(split, [])
+        return {m.name: m for m in measurements(rows)}

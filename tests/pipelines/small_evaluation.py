@@ -1,0 +1,58 @@
+"""A tiny run that was really evaluated, within seconds."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_pipeline, write_run
+
+from ldm.config import DataConfig, load_config, save_config
+from ldm.evaluation.feature_network import random_feature_network, save_feature_network
+from ldm.evaluation.sweep import PRESETS
+from ldm.training.post_hoc_ema import PowerEMA
+from pipelines import evaluation_parts
+from pipelines.evaluate import evaluate
+
+DATA = DataConfig(size=60, resolution=16, holdout=0.3)
+SMALLER = {"EXAMPLES": 6, "BOUND": (4, 5), "FLOW": (2, 2), "LENGTHS": (0.05,), "FEWEST": 18}
+SWEEP = (("ddim", 2, None), ("ddim", 4, None), ("heun", 2, None), ("dpmpp_2m", 20, 1.0))
+
+
+@contextmanager
+def small():
+    """Fewer images, levels and settings than a real evaluation takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        for name, value in SMALLER.items():
+            patch.setattr(evaluation_parts, name, value)
+        patch.setitem(PRESETS, "quick", SWEEP)
+        yield
+
+
+def trained_run(folder: Path) -> Path:
+    """A run on 60 drawn flowers of 16 x 16 pixels, with two EMA snapshots."""
+    run = write_run(folder)
+    config = load_config(run / "config.yaml")
+    save_config(replace(config, data=DATA), run / "config.yaml")
+    ema = PowerEMA(torch.nn.ModuleDict({"unet": tiny_pipeline().unet}))
+    for step in (1, 2):
+        ema.update(step)
+        ema.snapshot(run / "ldm" / "ema", step)
+    return run
+
+
+def features_in(folder: Path) -> str:
+    """Untrained features, as --features takes them."""
+    save_feature_network(random_feature_network(16), folder, {"data": "nothing", "steps": 0})
+    return f"trained:{folder}"
+
+
+def evaluated_run(folder: Path) -> Path:
+    """The run with its results."""
+    run = trained_run(folder)
+    with small():
+        features = features_in(folder / "features")
+        evaluate(str(run), samples=20, features=features, sweep_samples=20)
+    return run

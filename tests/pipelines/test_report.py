@@ -1,0 +1,172 @@
+"""The report of a tiny run: whole, self-contained, and legible to a browser where there is one."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from html import unescape
+
+import pytest
+from conftest import write_run
+from small_evaluation import evaluated_run
+
+from ldm.config import load_config, save_config
+from ldm.errors import UserError
+from pipelines.browser import browser, inspect, screenshot
+from pipelines.findings import findings
+from pipelines.report import compare, report
+from pipelines.report_sections import SECTIONS
+
+needs_browser = pytest.mark.skipif(browser() is None, reason="no Chromium: apt install chromium")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return evaluated_run(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    return report(run)
+
+
+@pytest.fixture(scope="module")
+def comparison(run, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "second"
+    shutil.copytree(run, other)
+    config = load_config(other / "config.yaml")
+    train = replace(config.train, learning_rate=0.5)
+    save_config(replace(config, name="second", train=train), other / "config.yaml")
+    return compare([run, other], other.parent / "compare.html")
+
+
+def test_every_section_has_something_to_show(page):
+    titles = re.findall(r'<h2 id="[^"]*">([^<]*)</h2>', page.read_text())
+    assert titles == list(SECTIONS)
+
+
+def test_nothing_is_fetched(page, comparison):
+    for html in (page.read_text(), comparison.read_text()):
+        assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', html)
+        assert "http://" not in html.replace("http://www.w3.org", "") and "@import" not in html
+
+
+def test_figures_are_those_of_the_results(page, run):
+    found = json.loads((run / "evaluation" / "results.json").read_text())
+    text = unescape(re.sub(r"<[^>]*>", " ", page.read_text()))
+    for row in found["metrics"]["samples"]:
+        assert f"{row['value']:.4g} " in text, row["name"]
+    assert f"{found['sweep']['best']}" in text
+    assert found["features"] in text
+
+
+def test_a_run_that_was_not_evaluated_has_a_report_too(tmp_path):
+    run = write_run(tmp_path)
+    html = report(run, tmp_path / "page.html").read_text()
+    assert "ldm evaluate tiny" in html and "Training" in html and "Quality</h2>" not in html
+    for metrics in run.glob("*/metrics.jsonl"):
+        metrics.unlink()
+    with pytest.raises(UserError, match="recorded nothing"):
+        report(run)
+
+
+def test_a_comparison_names_what_differs_and_no_more(comparison):
+    html = comparison.read_text()
+    differing = html[html.index("What differs") : html.index("<h2>Samples")]
+    assert re.findall(r"<code>(.*?)</code>", differing) == ["train.learning_rate"]
+    assert "0.5" in differing
+
+
+def test_comparing_one_run_or_two_of_a_name_is_refused(run):
+    with pytest.raises(UserError, match="at least two"):
+        compare([run])
+    with pytest.raises(UserError, match="told apart"):
+        compare([run, run])
+
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280], ids=["narrow", "wide"])
+def test_a_browser_shows_the_report(page, width, dark):
+    seen = inspect(page, width, dark)
+    assert seen["complaints"] == []
+    assert seen["needed"] <= seen["width"] <= width, "the page scrolls sideways"
+    assert len(seen["pictures"]) >= 4 and len(seen["charts"]) >= 10
+    for alt, w, h in seen["pictures"]:
+        assert alt and w >= 8 and h >= 8
+    assert all(200 < w <= width for w in seen["charts"])
+    assert contrast(seen["ink"], seen["background"]) > 7  # WCAG's AAA
+    assert (luminance(seen["background"]) < 0.1) == dark
+
+
+@needs_browser
+def test_a_browser_shows_the_comparison(comparison, tmp_path):
+    assert inspect(comparison, 360)["complaints"] == []
+    picture = screenshot(comparison, tmp_path / "page.png", 1000, 800)
+    assert picture.stat().st_size > 10_000
+
+
+@needs_browser
+def test_the_browser_finds_fault_with_a_faulty_page(tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text(
+        "<html><head></head><body><img src='none.png' alt='x'><div style='width: 900px'>x</div>"
+        "<script>missing()</script></body></html>"
+    )
+    seen = inspect(page, 400)
+    assert len(seen["complaints"]) >= 2
+    assert seen["pictures"] == [["x", 0, 0]] and seen["needed"] > seen["width"]
+
+
+def luminance(colour):
+    channels = [int(v) / 255 for v in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(a, b):
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def row(name, value, error):
+    return {"name": name, "value": value, "standard_error": error, "n": 500}
+
+
+def curve(total, error=0.001):
+    mean, t = [total * 0.5, total * 1.5], [0.25, 0.75]
+    return {"output": {"total": total, "total_standard_error": error, "mean": mean, "t": t}}
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        ({"levels": {"held out": curve(0.30), "train": curve(0.20)}}, "knows its training"),
+        ({"levels": {"held out": curve(0.201), "train": curve(0.20)}}, "no overfitting"),
+        (
+            {
+                "metrics": {
+                    "samples": [row("recall", 0.5, 0.01), row("precision", 0.9, 0.01)],
+                    "held_out": [row("recall", 0.8, 0.02), row("precision", 0.89, 0.02)],
+                }
+            },
+            "variety is lost",
+        ),
+        (
+            {
+                "memorisation": {
+                    "samples": row("copied", 0.9, 0.01),
+                    "held_out": row("copied", 0.5, 0.02),
+                }
+            },
+            "more than chance",
+        ),
+    ],
+)
+def test_findings_say_what_the_figures_say(results, said):
+    texts = findings(results)
+    assert len(texts) == 1 and said in texts[0]
+
+
+def test_no_results_have_no_findings():
+    assert findings({}) == []
