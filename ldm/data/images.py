@@ -17,7 +17,7 @@ from ldm.keyed import generator, uniform
 
 
 class PixelOptions(Protocol):
-    """What is read of ldm.training.config.DataConfig."""
+    """What is read of ldm.config.DataConfig."""
 
     @property
     def resolution(self) -> int: ...

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class DataOptions(Protocol):
-    """What is read of ldm.training.config.DataConfig."""
+    """What is read of ldm.config.DataConfig."""
 
     @property
     def source(self) -> str: ...

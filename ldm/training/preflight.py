@@ -29,7 +29,8 @@ def budget(
         f"{epochs:.1f} epochs",
         "memory": f"{total * sum(BYTES.values()) / 2**30:.2f} GiB of training state per process, "
         "and activations",
-        "disk": f"{(train.keep_checkpoints + 1) * checkpoint / 2**30:.2f} GiB of checkpoints at most",
+        "disk": f"at most {train.keep_checkpoints + 1} checkpoints, "
+        f"{(train.keep_checkpoints + 1) * checkpoint / 2**30:.2f} GiB",
     }
 
 

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ def test_learning_rate_warms_up_and_ends_at_zero():
     rates = [learning_rate(step, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.2) and rates[9] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(1.0) and rates[100] == pytest.approx(0.0, abs=1e-12)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[10:]))
 
 
 def test_a_constant_rate_stays():

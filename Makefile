@@ -1,0 +1,29 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: quickstart test lint install clean
+
+# Train on the drawn flowers, measure the result, and say where picture and pipeline are.
+quickstart: $(INSTALLED)
+	HF_HUB_OFFLINE=1 $(BIN)/python train_ldm.py --config configs/quickstart.yaml
+	HF_HUB_OFFLINE=1 $(BIN)/ldm adherence runs/quickstart
+
+# Every test that needs no network, no GPU and no patience.
+test: $(INSTALLED)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,1 +1,0 @@
-from ldm.config import *  # noqa: F403
