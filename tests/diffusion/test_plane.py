@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from ldm.diffusion.plane import (
     EPS,
-    FLOW,
     PREDICTIONS,
     X0,
     Estimate,
@@ -132,7 +131,7 @@ def test_coefficients_take_the_shape_dtype_and_device_of_x(shape):
     assert (c * x).shape == x.shape
 
 
-@pytest.mark.parametrize("prediction", [EPS, X0, V, FLOW, edm()], ids=str)
+@pytest.mark.parametrize("prediction", PREDICTIONS.values(), ids=PREDICTIONS.keys())
 def test_float32_targets_keep_float32s_precision_at_small_noise(prediction):
     """Formed from x0 and ε; recovered from x they would be off by 1e-4."""
     level = SCHEDULES["linear"]().level(torch.tensor(1e-3).double())
