@@ -13,7 +13,7 @@ from ldm.errors import UserError
 from ldm.evaluation.extractor import BATCH, Extractor, weight_hash
 from ldm.evaluation.feature_training import train_features
 from ldm.evaluation.features import load_extractor
-from ldm.evaluation.sharing import MICRO_BATCH
+from ldm.evaluation.sharing import MICRO_BATCH, repeatable
 from ldm.evaluation.sweep import Setting
 from pipelines.evaluated import Evaluated, open_evaluated
 from pipelines.evaluation_job import Job
@@ -72,7 +72,8 @@ def _run(job: Job, parts: Sequence[str]) -> tuple[dict[str, Any], dict[str, floa
     results: dict[str, Any] = {"missing": {}}
     taken: dict[str, float] = {}
     total = sum(PARTS[name].cost(job) for name in parts)
-    with tqdm(total=total, unit="eval", disable=job.subject.share.rank > 0) as bar:
+    hidden = job.subject.share.rank > 0
+    with repeatable(), tqdm(total=total, unit="eval", disable=hidden) as bar:
         job.subject.tick = bar.update
         for name in parts:
             bar.set_description(name)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ldm.data.example import Source
 from ldm.evaluation.measurements import measure
-from ldm.evaluation.sharing import Share
+from ldm.evaluation.sharing import Share, repeatable
 from pipelines.evaluate import choose_features
 from pipelines.evaluated import Evaluated
 from pipelines.evaluation_job import Job
@@ -45,9 +45,10 @@ class Quality:
 
     def __call__(self) -> dict[str, float]:
         """The figures, named "quality/fd" and so on."""
-        prompts = self.subject.prompts(self.samples)
-        images = self.subject.sample(prompts)
-        found = measure(self._job.features(images), self._job.reference(), resamples=2)
+        with repeatable():
+            prompts = self.subject.prompts(self.samples)
+            images = self.subject.sample(prompts)
+            found = measure(self._job.features(images), self._job.reference(), resamples=2)
         figures = {f"quality/{m.name}": m.value for m in found if m.name in FIGURES}
         share = adherence_share(self._job, prompts, images)
         if share is not None:

@@ -19,11 +19,6 @@ def own_distances(x: Tensor) -> Tensor:
     return distances(x, x).fill_diagonal_(torch.inf)
 
 
-def radii(x: Tensor, k: int) -> Tensor:
-    """Distance (n,) of each feature to its k-th nearest other one."""
-    return own_distances(x).kthvalue(k, dim=1).values
-
-
 def _subset_radii(own: Tensor, masks: Tensor, k: int) -> Tensor:
     """Distance (R, n) of every feature to the k-th nearest other one within each subset."""
     reach = min(len(own) - 1, 32 * k)  # half of the neighbours are in a half: 32k always suffice
@@ -48,8 +43,9 @@ def neighbour_shares(
     w = masks.double()
     count = w.sum(1)
     apart = distances(features, reference)  # (n, m)
-    inside = apart <= radii(reference, k)
-    inside_density = apart <= radii(reference, k_density)
+    most = max(k, k_density)
+    nearest = own_distances(reference).topk(most, dim=1, largest=False).values  # (m, most)
+    inside, inside_density = (apart <= nearest[:, j - 1] for j in (k, k_density))
     reach = _subset_radii(own_distances(features), masks, k)  # (R, n)
     recall = [
         (apart[m] <= r[m, None]).any(0).double().mean() for m, r in zip(masks, reach, strict=True)

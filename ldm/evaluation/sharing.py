@@ -5,6 +5,7 @@ process and on eight, and every process ends with all of the results.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +15,11 @@ from torch import Tensor
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 MICRO_BATCH = 16  # images that a network sees at once, whatever the machine
+
+
+def repeatable() -> AbstractContextManager[None]:
+    """Within the block a GPU computes as it did the last time, and in full float32."""
+    return torch.backends.cudnn.flags(True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 def alone(mine: list[Any]) -> list[Any]:
