@@ -1,6 +1,7 @@
 """Pipeline folders: read any Stable Diffusion 1 or 2, write what stock diffusers reads."""
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from inspect import signature
 from pathlib import Path
@@ -60,11 +61,14 @@ def load(
         kind = StableDiffusionPipeline.load_config(source, **hub)["_class_name"]
         if kind not in CLASSES:
             raise UserError(f"{source} is a {kind}; this reads {' and '.join(CLASSES[:1])} folders")
-        scheduler = DDIMScheduler.load_config(source, subfolder="scheduler", **hub)
+        defaults, spec = _own(place, source, hub)
+        if spec is None:
+            scheduler = DDIMScheduler.load_config(source, subfolder="scheduler", **hub)
         stock = StableDiffusionPipeline.from_pretrained(
             source,
             variant=variant,
             use_safetensors=True,
+            scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),  # unused: the Spec is
             safety_checker=None,
             feature_extractor=None,
             image_encoder=None,
@@ -76,19 +80,21 @@ def load(
             raise
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{source} cannot be loaded as a pipeline: {reason}") from None
-    spec = Spec.from_diffusers(as_stock_reads(scheduler))
-    defaults = _defaults(place, source, hub)
+    spec = spec or Spec.from_diffusers(as_stock_reads(scheduler))
     return stock.vae, stock.unet, stock.tokenizer, stock.text_encoder, spec, defaults
 
 
-def _defaults(place: Path, source: str, hub: dict[str, Any]) -> StockDefaults:
+def _own(place: Path, source: str, hub: dict[str, Any]) -> tuple[StockDefaults, Spec | None]:
+    """What the folder says to this package alone; a Spec where no diffusers scheduler has it."""
     try:
         path = place / DEFAULTS_FILE
         if not place.is_dir():
             path = Path(hf_hub_download(source, DEFAULTS_FILE, **hub))
-        return StockDefaults(**json.loads(path.read_text()))
+        said = json.loads(path.read_text())
+        spec = said.pop("spec", None)
+        return StockDefaults(**said), Spec.from_json(spec) if spec else None
     except (FileNotFoundError, EntryNotFoundError, LocalEntryNotFoundError):
-        return STOCK_DEFAULTS
+        return STOCK_DEFAULTS, None
     except (TypeError, ValueError) as error:
         raise UserError(f"{source}/{DEFAULTS_FILE} cannot be read: {error}") from None
 
@@ -146,17 +152,38 @@ def refuse_misfits(vae: Any, unet: Any, tokenizer: Any, text_encoder: Any) -> No
         )
 
 
-def save(pipeline: "LatentPipeline", folder: Path, variant: str | None) -> None:
-    """Write `pipeline` as StableDiffusionPipeline would; transformers 4 and 5 both read it."""
-    config = pipeline.spec.to_diffusers()
+def stock_scheduler(spec: Spec) -> dict[str, Any]:
+    """The scheduler config with which stock pipelines sample as `spec` does.
+
+    Raises UserError, with the reason, where there is none.
+    """
+    config = spec.to_diffusers()
     written = as_stock_reads(config)
     if Spec.from_diffusers(written) != Spec.from_diffusers(config):
         raise UserError(
             "stock pipelines neither clip latents nor offset their grids by other than 1, and this "
             "scheduler does: it would sample differently there, so it is not exported"
         )
-    scheduler = getattr(diffusers, config["_class_name"]).from_config(written)
-    stock: Any = StableDiffusionPipeline(
+    return written
+
+
+def export_refusal(spec: Spec) -> str | None:
+    """Why stock pipelines cannot sample as `spec` does; None where they can."""
+    try:
+        stock_scheduler(spec)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def save(pipeline: "LatentPipeline", folder: Path, variant: str | None, stock: bool) -> None:
+    """Write `pipeline` as StableDiffusionPipeline would; transformers 4 and 5 both read it.
+
+    Without `stock` there is no scheduler in the folder, and a Spec that only this package reads.
+    """
+    written = stock_scheduler(pipeline.spec) if stock else {"_class_name": "DDIMScheduler"}
+    scheduler = getattr(diffusers, written["_class_name"]).from_config(written)
+    whole: Any = StableDiffusionPipeline(
         **pipeline.components,
         scheduler=scheduler,
         safety_checker=None,
@@ -164,11 +191,18 @@ def save(pipeline: "LatentPipeline", folder: Path, variant: str | None) -> None:
         image_encoder=None,
         requires_safety_checker=False,
     )
-    stock.save_pretrained(folder, safe_serialization=True, variant=variant)
-    path = folder / "scheduler" / "scheduler_config.json"
-    path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
-    defaults = {k: getattr(pipeline.defaults, k) for k in asdict(STOCK_DEFAULTS)}
-    (folder / DEFAULTS_FILE).write_text(json.dumps(defaults, indent=2) + "\n")
+    whole.save_pretrained(folder, safe_serialization=True, variant=variant)
+    said = {k: getattr(pipeline.defaults, k) for k in asdict(STOCK_DEFAULTS)}
+    if stock:
+        path = folder / "scheduler" / "scheduler_config.json"
+        path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+    else:
+        shutil.rmtree(folder / "scheduler")
+        index = json.loads((folder / "model_index.json").read_text())
+        index["scheduler"] = [None, None]  # stock diffusers then stops, rather than sample wrongly
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        said["spec"] = pipeline.spec.to_json()
+    (folder / DEFAULTS_FILE).write_text(json.dumps(said, indent=2) + "\n")
     _for_transformers_4(folder)
 
 
