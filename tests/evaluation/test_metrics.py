@@ -205,11 +205,14 @@ def test_intervals_do_not_depend_on_when_they_are_computed():
 @pytest.mark.timeout(1800)
 def test_intervals_cover_the_figure_that_they_are_of():
     """200 sets of samples: the 95 % interval holds each metric's expectation in 90 to 99 %."""
-    reference = features(800, 12, 1, 0.1)
-    draws = [
-        {m.name: m for m in measure(features(300, 12, 1000 + s), reference)} for s in range(200)
-    ]
-    more = [values(features(300, 12, 5000 + s), reference, resamples=2) for s in range(400)]
+    reference = features(800, 24, 1, 0.2)
+
+    def draw(seed, resamples):
+        found = measure(features(300, 24, seed), reference, resamples=resamples)
+        return {m.name: m for m in found}
+
+    draws = [draw(1000 + s, 100) for s in range(200)]
+    more = [draw(5000 + s, 2) for s in range(400)]
     for name in ("fd", "kid", "cmmd", "precision", "recall", "density", "coverage"):
         truth = np.mean([d[name].value for d in more])
         low, high = np.array([d[name].interval for d in draws]).T
