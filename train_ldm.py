@@ -15,7 +15,6 @@ from autoencoder.model import configured_autoencoder, standardize
 from ldm.conditioning import Conditioner, build_conditioner
 from ldm.config import Config, config_from_arguments
 from ldm.data.example import Source
-from ldm.diffusion.schedules import Schedule
 from ldm.errors import exits_with_a_sentence
 from ldm.scheduler_config import Spec
 from ldm.training.ema import EMA
@@ -24,9 +23,8 @@ from ldm.training.latent_diffusion import (
     LatentDiffusion,
     TokenTable,
     bound,
-    objective,
-    time_sampler,
 )
+from ldm.training.objective import Times, objective
 from ldm.training.optim import GuardedStep, adamw, learning_rate
 from ldm.training.prefetch import prefetched
 from ldm.training.preflight import budget, table
@@ -35,23 +33,27 @@ from ldm.training.state import TrainingState
 from ldm.training.text_cache import TextCache
 from ldm.training.validation import Validation
 from ldm.unet import build_unet
+from pipelines.folder import export_refusal
 from pipelines.preview import Preview
 from pipelines.text_to_image import TextToImagePipeline
 
 
 def train(config: Config) -> int:
     """Train to the end, or until a signal; returns the command's exit status."""
-    run, options = Run(config, "ldm", config.train), config.train
-    accelerator, device = run.accelerator, run.device
+    options = config.train
+    spec = Spec.from_diffusion_config(
+        config.diffusion, grid=config.sample.grid, sampler=config.sample.sampler
+    )
+    times = Times(config.diffusion, spec.schedule, config.seed, options.batch_size)
+    losses = objective(config.diffusion, spec, times)
 
+    run = Run(config, "ldm", options)
+    accelerator, device = run.accelerator, run.device
     sources = run.sources()
     vae = configured_autoencoder(config).to(device).eval().requires_grad_(False)
     latents = cached_latents(config, vae, sources)
     conditioner = build_conditioner(config.conditioning, sources["train"].label_names)
     conditioner.encoder.to(device)
-    spec = Spec.from_diffusion_config(
-        config.diffusion, grid=config.sample.grid, sampler=config.sample.sampler
-    )
     channels, *size = latents["train"].shape
     unet = build_unet(
         config.unet,
@@ -60,22 +62,21 @@ def train(config: Config) -> int:
         out_channels=channels * (2 if config.diffusion.learned_variance else 1),
         cross_attention_dim=conditioner.context_dim,
     )
-    model = LatentDiffusion(unet, conditioner, options).to(device)
-    examples = keyed_examples(config, spec.schedule, latents, conditioner)
-    losses = objective(config.diffusion, spec)
+    model = LatentDiffusion(unet, conditioner, options, spec.schedule).to(device)
+    examples = keyed_examples(config, times, latents, conditioner)
 
-    optimizer = adamw(model.parameters(), options)
+    optimizer = adamw(model.weights, options, model.curve)
     ema = EMA(model, options.ema_decay)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    guarded_step = GuardedStep(accelerator, optimizer, model.parameters(), options.clip)
-    state = TrainingState(
-        accelerator, run.folder / "checkpoints", {"ldm": model}, {"ldm": optimizer}, ema
-    )
+    guarded_step = GuardedStep(accelerator, optimizer, model.weights, options.clip)
+    modules = {"ldm": model, **times.memory}
+    state = TrainingState(accelerator, run.folder / "checkpoints", modules, {"ldm": optimizer}, ema)
     validate = Validation(run, model, spec, examples)
     pipeline = TextToImagePipeline.from_parts(vae, unet, conditioner, spec, config.sample)
     prompts = config.sample.prompts or latents["validation"].captions(0)[:1]
     preview = Preview(pipeline, config.sample, prompts, run.folder / "samples")
-    run.say(table(preflight(run, model, sources, latents)))
+    refusal = export_refusal(spec)
+    run.say(table(preflight(run, model, sources, latents, refusal)))
 
     start = run.resume(state)
     slots = run.slots(len(latents["train"]), start)
@@ -92,6 +93,7 @@ def train(config: Config) -> int:
         rate = learning_rate(step, options)
         loss = accelerator.reduce(total, "mean").item()
         norm = guarded_step(loss, rate)
+        times.update(accelerator.gather)
         ema.update(step + 1)
         run.log(step + 1, loss=loss, learning_rate=rate, gradient_norm=norm)
         if run.due(step + 1, options.evaluate_every):
@@ -102,8 +104,9 @@ def train(config: Config) -> int:
 
     if run.finished and run.main:
         with ema.applied():
-            pipeline.save_pretrained(config.folder / "pipeline")
-        run.say(f"the pipeline is in {config.folder / 'pipeline'}")
+            pipeline.save_pretrained(config.folder / "pipeline", stock=refusal is None)
+        only = f", for this package alone: {refusal}" if refusal else ""
+        run.say(f"the pipeline is in {config.folder / 'pipeline'}{only}")
     return run.status
 
 
@@ -129,7 +132,7 @@ def cached_latents(
 
 
 def keyed_examples(
-    config: Config, schedule: Schedule, latents: dict[str, LatentCache], conditioner: Conditioner
+    config: Config, times: Times, latents: dict[str, LatentCache], conditioner: Conditioner
 ) -> dict[str, Examples]:
     """What each set is trained or validated with; every caption tokenised or encoded once."""
     captions = (text for c in latents.values() for i in range(len(c)) for text in c.captions(i))
@@ -141,7 +144,7 @@ def keyed_examples(
         name: Examples(
             latents=cache,
             condition=condition,
-            times=time_sampler(config.diffusion, schedule, config.seed, config.train.batch_size),
+            quantiles=times.quantiles,
             seed=config.seed,
             flip=config.data.flip,
             views=cache.views,
@@ -152,7 +155,11 @@ def keyed_examples(
 
 
 def preflight(
-    run: Run, model: LatentDiffusion, sources: dict[str, Source], latents: dict[str, LatentCache]
+    run: Run,
+    model: LatentDiffusion,
+    sources: dict[str, Source],
+    latents: dict[str, LatentCache],
+    refusal: str | None,
 ) -> dict[str, str]:
     """What to look at before the first step."""
     train = latents["train"]
@@ -163,6 +170,7 @@ def preflight(
         "caption": " | ".join(train.captions(0)) or "none: training is unconditional",
         "latents": f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
         **budget(modules, run.train, len(train), run.accelerator.num_processes),
+        "export": f"for this package alone: {refusal}" if refusal else "stock diffusers",
     }
 
 

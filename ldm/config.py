@@ -14,6 +14,11 @@ from yaml import YAMLError
 from ldm.errors import UserError
 
 
+def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{key}={value!r} is not one of {', '.join(choices)}")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where captioned images come from and how they become pixels."""
@@ -30,6 +35,9 @@ class DataConfig:
     crop: str = "center"  # center or random
     flip: bool = True  # mirror half of the images
     workers: int = 2  # processes that decode images
+
+    def __post_init__(self) -> None:
+        _one_of("data.crop", self.crop, ("center", "random"))
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,10 @@ class TrainConfig:
     keep_checkpoints: int = 2
     evaluate_every: int = 1000
     tracker: str = "tensorboard"  # any of Accelerate's, or none
+
+    def __post_init__(self) -> None:
+        _one_of("train.decay", self.decay, ("cosine", "constant"))
+        _one_of("train.mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
 
 
 @dataclass(frozen=True)
@@ -107,9 +119,12 @@ class DiffusionConfig:
     schedule: str = "scaled_linear"
     schedule_args: dict[str, Any] = field(default_factory=dict)
     prediction: str = "v"
+    prediction_args: dict[str, Any] = field(default_factory=dict)  # edm's sigma_data: 1 is the
+    # deviation of standardised latents
     time_sampling: str = "uniform"
     time_args: dict[str, Any] = field(default_factory=dict)
-    stratified: bool = True  # a batch's times spread evenly: the same mean loss, less variance
+    low_discrepancy: str = "stratified"  # times spread evenly over a batch (stratified), over any
+    # stretch of training (sobol), or drawn independently (none); evenly is less variance
     weighting: str = "simple"
     weighting_args: dict[str, Any] = field(default_factory=dict)
     learned_variance: bool = False

@@ -73,9 +73,14 @@ class Spec:
     def prediction(self) -> Prediction:
         """What the network's output means."""
         prediction = _named(PREDICTIONS, self.prediction_name, "prediction")
-        if self.prediction_name == "edm":
+        if self.prediction_name != "edm":
+            if self.prediction_args:
+                raise UserError(f"prediction {self.prediction_name} has no prediction_args")
+            return prediction
+        try:
             return edm(**self.prediction_args)
-        return prediction
+        except TypeError as error:
+            raise UserError(f"prediction edm: {error}") from None
 
     @torch.no_grad()
     def levels(self, num_inference_steps: int) -> list[Level]:
@@ -214,6 +219,17 @@ class Spec:
         for mine, theirs in zip(self.levels(10), back.levels(10), strict=True):
             assert torch.allclose(torch.stack(mine[1:]), torch.stack(theirs[1:]), atol=1e-3)
         return config
+
+    def to_json(self) -> Options:
+        """All of it, also what diffusers has no word for; `from_json` is the inverse."""
+        return {k: v for k, v in asdict(self).items() if k != "source"}
+
+    @classmethod
+    def from_json(cls, options: Mapping[str, Any]) -> "Spec":
+        """Raises UserError for unknown names and pairs that cannot work, TypeError for keys."""
+        threshold = options.get("thresholding")
+        whole = {**options, "thresholding": tuple(threshold) if threshold else None}
+        return cls(**whole)._checked()
 
     def _checked(self) -> "Spec":
         try:

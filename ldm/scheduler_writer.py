@@ -75,10 +75,9 @@ def write_scheduler(spec: Options, schedule: Schedule) -> Options:
     if spec["grid"] in ("karras", "exponential"):
         config[f"use_{spec['grid']}_sigmas"] = True
     if spec["schedule_name"] == "flow":
-        shift = float(spec["schedule_args"].get("shift", 1.0))
         return config | {
             "use_flow_sigmas": True,
-            "flow_shift": shift,
+            "flow_shift": float(spec["schedule_args"].get("shift", 1.0)),
             "timestep_spacing": "linspace",
         }
     return config | _betas(spec, schedule, name == "DDPMScheduler")

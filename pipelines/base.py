@@ -106,12 +106,15 @@ class LatentPipeline:
         pipeline = cls(*parts).to(dtype)  # before the device, where memory is dear
         return pipeline if device is None else pipeline.to(device)
 
-    def save_pretrained(self, folder: str | Path, variant: str | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | Path, variant: str | None = None, *, stock: bool = True
+    ) -> None:
         """Write a folder that stock diffusers loads without this package.
 
-        Raises UserError where no diffusers scheduler samples as this pipeline does.
+        Raises UserError where no diffusers scheduler samples as this pipeline does; without `stock`
+        the folder is then one that only this package samples from.
         """
-        folders.save(self, Path(folder), variant)
+        folders.save(self, Path(folder), variant, stock)
 
     def push_to_hub(
         self,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pipelines.base import LatentPipeline
 
 DEFAULTS_FILE = "ldm.json"  # stock diffusers neither reads nor misses it
+# in stock pipelines, which want a scheduler where here a Spec decides
+_PLACEHOLDER = {"_class_name": "DDIMScheduler", "clip_sample": False, "steps_offset": 1}
 # The same parts under another class; an inpainting U-Net has more input channels and is told so.
 CLASSES = (
     "StableDiffusionPipeline",
@@ -68,7 +70,7 @@ def load(
             source,
             variant=variant,
             use_safetensors=True,
-            scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),  # unused: the Spec is
+            scheduler=DDIMScheduler.from_config(_PLACEHOLDER),
             safety_checker=None,
             feature_extractor=None,
             image_encoder=None,
@@ -181,7 +183,7 @@ def save(pipeline: "LatentPipeline", folder: Path, variant: str | None, stock: b
 
     Without `stock` there is no scheduler in the folder, and a Spec that only this package reads.
     """
-    written = stock_scheduler(pipeline.spec) if stock else {"_class_name": "DDIMScheduler"}
+    written = stock_scheduler(pipeline.spec) if stock else _PLACEHOLDER
     scheduler = getattr(diffusers, written["_class_name"]).from_config(written)
     whole: Any = StableDiffusionPipeline(
         **pipeline.components,

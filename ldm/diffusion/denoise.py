@@ -13,6 +13,13 @@ Denoiser = Callable[[Tensor, Level], Estimate]
 Noise = Callable[[int], Tensor]  # step -> its standard normal draw, like x
 
 
+def drawn(noise: Noise | None, i: int) -> Tensor:
+    """The draw of step i; raises ValueError where a sampler that needs noise was given none."""
+    if noise is None:
+        raise ValueError("this sampler draws noise: pass noise=(step index -> normal draw like x)")
+    return noise(i)
+
+
 def check(schedule: Schedule, prediction: Prediction) -> None:
     """Raise ValueError where the noisiest level cannot be resolved: ε at zero terminal SNR."""
     last = schedule.level(torch.ones((), dtype=torch.float64))

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from ldm.diffusion.denoise import Denoiser, Noise
+from ldm.diffusion.denoise import Denoiser, Noise, drawn
 from ldm.diffusion.plane import Level, fit, posterior, step
 
 
@@ -24,7 +24,7 @@ def predictor_corrector(
     denoiser: Denoiser,
     x: Tensor,
     levels: Sequence[Level],
-    noise: Noise,
+    noise: Noise | None = None,
     corrections: int = 1,
     snr: float = 0.16,
 ) -> Iterator[Tensor]:
@@ -35,10 +35,10 @@ def predictor_corrector(
     """
     for i, (a, b) in enumerate(pairwise(levels)):
         draw = i * (corrections + 1)
-        x = step(denoiser(x, a), b, posterior(a, b)[0].sqrt(), noise(draw))
+        x = step(denoiser(x, a), b, posterior(a, b)[0].sqrt(), drawn(noise, draw))
         if b.sigma > 0:
             for k in range(corrections):
-                x = langevin_step(denoiser, x, b, 2 * snr**2, noise(draw + 1 + k))
+                x = langevin_step(denoiser, x, b, 2 * snr**2, drawn(noise, draw + 1 + k))
         yield x
 
 
@@ -46,7 +46,7 @@ def langevin(
     denoiser: Denoiser,
     x: Tensor,
     levels: Sequence[Level],
-    noise: Noise,
+    noise: Noise | None = None,
     corrections: int = 100,
     size: float = 0.1,
 ) -> Iterator[Tensor]:
@@ -58,7 +58,7 @@ def langevin(
     for i, (a, b) in enumerate(pairwise(levels)):
         if b.sigma > 0:
             for k in range(corrections):
-                x = langevin_step(denoiser, x, b, size, noise(i * corrections + k))
+                x = langevin_step(denoiser, x, b, size, drawn(noise, i * corrections + k))
         else:
             x = denoiser(x, a).x0
         yield x

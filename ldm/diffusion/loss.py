@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.diffusion.plane import (
     Level,
@@ -44,16 +44,20 @@ def _normal(u: Tensor) -> Tensor:
     return torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9))
 
 
-class Importance:
+class Importance(nn.Module):
     """Times where the loss was large: p ∝ √E[L²] of the last losses in each of `bins` equal spans.
 
     Improved DDPM (Nichol & Dhariwal 2021, section 3.3). Uniform until every bin has its history.
-    Feed it with `update`, multiply losses by `weight` to leave their mean unbiased, and keep
-    `losses` in checkpoints.
+    Feed it with `update`, multiply losses by `weight` to leave their mean unbiased, and keep its
+    state in checkpoints.
     """
 
+    losses: Tensor
+
     def __init__(self, bins: int = 50, history: int = 10, uniform: float = 0.01) -> None:
-        self.losses = torch.full((bins, history), math.nan, dtype=torch.float64)
+        super().__init__()
+        unknown = torch.full((bins, history), math.nan, dtype=torch.float64)
+        self.register_buffer("losses", unknown)
         self.uniform = uniform
 
     def _share(self) -> Tensor:
@@ -65,7 +69,7 @@ class Importance:
     def _bin(self, t: Tensor) -> Tensor:
         return ((t.cpu() * len(self.losses) - 1e-6).ceil().long() - 1).clamp(0)
 
-    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+    def forward(self, u: Tensor, schedule: Schedule) -> Tensor:
         edges = torch.linspace(0, 1, len(self.losses) + 1, dtype=torch.float64)
         reached = torch.cat([edges[:1], self._share().cumsum(0)])
         return schedule.snap(interpolate(u, reached.to(u.device), edges.to(u.device)))

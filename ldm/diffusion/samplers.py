@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ldm.diffusion.denoise import Denoiser, Noise, rederived
+from ldm.diffusion.denoise import Denoiser, Noise, drawn, rederived
 from ldm.diffusion.langevin import langevin, predictor_corrector
 from ldm.diffusion.plane import Estimate, Level, fit, posterior, step
 
@@ -19,11 +19,7 @@ Sampler = Callable[..., Iterator[Tensor]]  # (denoiser, x, levels, noise=None, *
 
 
 def _fresh(std: Tensor, noise: Noise | None, i: int) -> Tensor | None:
-    if not std.any():
-        return None
-    if noise is None:
-        raise ValueError("this sampler draws noise: pass noise=(step index -> normal draw like x)")
-    return noise(i)
+    return drawn(noise, i) if std.any() else None
 
 
 def ancestral(

@@ -1,9 +1,8 @@
-"""What stage 2 trains: the model, its examples with every random choice keyed, and its loss."""
+"""What stage 2 trains: the model, and its examples with every random choice keyed."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -11,30 +10,48 @@ from torch import Tensor, nn
 
 from ldm import keyed
 from ldm.conditioning import Conditioner
-from ldm.config import DiffusionConfig, TrainConfig
-from ldm.data.order import Slot
-from ldm.diffusion.loss import TIME_SAMPLERS, WEIGHTINGS, Network, denoising_loss
+from ldm.config import TrainConfig
+from ldm.data.order import Slot, permutation
+from ldm.diffusion.loss import Network
 from ldm.diffusion.schedules import Schedule
-from ldm.errors import UserError
 from ldm.scheduler_config import Spec
+
+FIXED = -1  # the epoch that no training reaches: its order chooses what is evaluated
 
 
 class LatentDiffusion(nn.Module):
-    """The U-Net and, where it is trained along, the text encoder: one module for Accelerate."""
+    """The U-Net and, where they are trained along, the text encoder and the schedule.
+
+    One module for Accelerate: gradients of all its parameters are averaged over the processes.
+    """
 
     def __init__(
-        self, unet: UNet2DConditionModel, conditioner: Conditioner, config: TrainConfig
+        self,
+        unet: UNet2DConditionModel,
+        conditioner: Conditioner,
+        config: TrainConfig,
+        schedule: Schedule,
     ) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet = cast(Any, unet)
         self.conditioner = conditioner
         if conditioner.trainable:
             self.text_encoder = conditioner.encoder
+        self.curve: list[nn.Parameter] = []  # of a learned schedule
+        if isinstance(schedule, nn.Module):
+            self.schedule = schedule
+            self.curve = list(schedule.parameters())
 
         if config.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
+            self.unet.enable_gradient_checkpointing()
         if config.compile:
-            unet.compile()  # in place: the names of the weights stay
+            self.unet.compile()  # in place: the names of the weights stay
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The parameters of the networks: all but the schedule's."""
+        apart = {id(p) for p in self.curve}
+        return [p for p in self.parameters() if id(p) not in apart]
 
     def forward(self, x: Tensor, label: Tensor, condition: Tensor) -> Tensor:
         """x (B, C, h, w); label (B,); condition: token ids (B, L) or a context (B, L, D)."""
@@ -46,8 +63,8 @@ class LatentDiffusion(nn.Module):
 class Latents(Protocol):
     """Standardised latents of a data set, in any order."""
 
-    shape: tuple[int, ...]
-
+    @property
+    def shape(self) -> tuple[int, ...]: ...
     def __len__(self) -> int: ...
     def captions(self, i: int) -> tuple[str, ...]: ...
     def sample(
@@ -58,7 +75,7 @@ class Latents(Protocol):
 class Batch(NamedTuple):
     x0: Tensor  # (B, C, h, w)
     eps: Tensor  # (B, C, h, w)
-    t: Tensor  # (B,) float64
+    u: Tensor  # (B,) float64 in [0, 1): the quantiles of the times
     condition: Tensor  # (B, L) ids or (B, L, D)
 
     def to(self, device: torch.device) -> "Batch":
@@ -71,7 +88,7 @@ class Examples:
 
     latents: Latents
     condition: Callable[[Sequence[str | None]], Tensor]  # captions → ids or cached context
-    times: Callable[[int, Sequence[int]], Tensor]  # (step, slots) → t (B,)
+    quantiles: Callable[[int, Sequence[int]], Tensor]  # (step, slots) → u (B,)
     seed: int
     flip: bool
     views: int
@@ -90,7 +107,7 @@ class Examples:
         )
         eps = keyed.example_normal(self.latents.shape, seed, step, places, "noise")
         captions = [self.caption(s) for s in slots]
-        return Batch(x0, eps, self.times(step, places), self.condition(captions))
+        return Batch(x0, eps, self.quantiles(step, places), self.condition(captions))
 
     def caption(self, slot: Slot) -> str | None:
         """The caption that an example is trained with at this slot; None where it is dropped."""
@@ -101,12 +118,12 @@ class Examples:
         return choices[keyed.integer(*key, "choice", below=len(choices))]
 
     def fixed(self, count: int) -> tuple[Tensor, Tensor]:
-        """The first `count` examples for evaluation: (x0, condition), the same at every call."""
-        indices = list(range(min(count, len(self.latents))))
-        noise = torch.stack(
-            [keyed.normal(self.latents.shape, self.seed, "fixed", i) for i in indices]
+        """`count` keyed examples for evaluation: (x0, condition), the same at every call."""
+        indices = permutation(self.seed, FIXED, len(self.latents))[:count].tolist()
+        noise = [keyed.normal(self.latents.shape, self.seed, "fixed", i) for i in indices]
+        x0 = self.latents.sample(
+            indices, [0] * len(indices), [False] * len(indices), torch.stack(noise)
         )
-        x0 = self.latents.sample(indices, [0] * len(indices), [False] * len(indices), noise)
         choices = [self.latents.captions(i) for i in indices]
         return x0, self.condition([c[0] if c else None for c in choices])
 
@@ -114,40 +131,6 @@ class Examples:
 def bound(model: nn.Module, spec: Spec, condition: Tensor) -> Network:
     """The network (x, level) → F of a LatentDiffusion under `condition`."""
     return lambda x, level: model(x, spec.schedule.label(level.t), condition)
-
-
-def time_sampler(
-    config: DiffusionConfig, schedule: Schedule, seed: int, batch_size: int
-) -> Callable[[int, Sequence[int]], Tensor]:
-    """(step, slots) → times (B,), by the distribution that the config names."""
-    quantile = _named("time_sampling", config.time_sampling, TIME_SAMPLERS)
-
-    def times(step: int, slots: Sequence[int]) -> Tensor:
-        if config.stratified:
-            u = keyed.example_stratified(seed, step, slots, batch_size, "time")
-        else:
-            u = keyed.example_uniform(seed, step, slots, "time")
-        return quantile(u, schedule, **config.time_args)
-
-    return times
-
-
-def objective(config: DiffusionConfig, spec: Spec) -> Callable[[Network, Batch], Tensor]:
-    """(network, batch) → losses (B,), under the weighting that the config names."""
-    weight = _named("weighting", config.weighting, WEIGHTINGS)
-    weighting = partial(weight, **config.weighting_args) if weight else None
-
-    def losses(network: Network, batch: Batch) -> Tensor:
-        x0, eps, t, _ = batch
-        return denoising_loss(network, spec.schedule, spec.prediction, x0, eps, t, weighting)
-
-    return losses
-
-
-def _named(key: str, name: str, registry: Mapping[str, Any]) -> Any:
-    if name not in registry:
-        raise UserError(f"diffusion.{key}={name!r} is not one of {', '.join(registry)}")
-    return registry[name]
 
 
 class TokenTable:

@@ -1,7 +1,7 @@
 """The optimiser, its learning rate by step, and a step that survives a bad batch."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -18,12 +18,21 @@ class Diverged(UserError):
     status = 1
 
 
-def adamw(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW; matrices decay, vectors (biases, norms' gains) do not."""
+CURVE_RATE = 100.0  # of a learned schedule: a handful of parameters, each with a large say
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter], config: TrainConfig, curve: Sequence[nn.Parameter] = ()
+) -> torch.optim.AdamW:
+    """Fused AdamW; matrices decay, vectors (biases, norms' gains) do not.
+
+    A learned schedule's `curve` has a rate of its own, CURVE_RATE times the networks'.
+    """
     trained = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": list(curve), "weight_decay": 0.0, "factor": CURVE_RATE},
     ]
     return torch.optim.AdamW(
         [g for g in groups if g["params"]],
@@ -39,8 +48,6 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     warm = min(1.0, (step + 1) / max(config.warmup, 1))
     if config.decay == "constant":
         return config.learning_rate * warm
-    if config.decay != "cosine":
-        raise UserError(f"train.decay={config.decay!r} is not known; use cosine or constant")
     progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
     return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0), 1)))
 
@@ -70,7 +77,7 @@ class GuardedStep:
         """
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.clip))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         finite = math.isfinite(norm) and math.isfinite(loss)
         if finite or self.accelerator.scaler is not None:  # the fp16 scaler skips by itself
             self.optimizer.step()

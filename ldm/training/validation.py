@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ldm.diffusion.learned import Learned
 from ldm.diffusion.loss import denoising_loss
+from ldm.diffusion.plane import Level
 from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level, plot
 from ldm.scheduler_config import Spec
 from ldm.training.latent_diffusion import Examples, LatentDiffusion, bound
@@ -25,10 +27,14 @@ class Validation:
     ) -> None:
         self.run, self.model, self.spec = run, model, spec
         self.examples = {name: examples.fixed(EXAMPLES) for name, examples in sets.items()}
-        self.times = level_times(LEVELS, spec.schedule.snap)
+        times = level_times(LEVELS, spec.schedule.snap)
+        self.log_snr = spec.schedule.level(times.to(run.device)).log_snr.detach()
+        self.times = times
 
     def __call__(self, step: int) -> dict[str, LossByLevel]:
         """Evaluate the model as it is, record the figures and draw the curves."""
+        if isinstance(self.spec.schedule, Learned):  # whose times change their meaning
+            self.times = self.spec.schedule.time(self.log_snr).cpu()
         curves = {name: self._curve(*examples) for name, examples in self.examples.items()}
         figures = {f"{name}/loss": curve.total for name, curve in curves.items()}
         for name, curve in curves.items():
@@ -42,7 +48,11 @@ class Validation:
         accelerator, device = self.run.accelerator, self.run.device
 
         def network_loss(x0: Tensor, eps: Tensor, t: Tensor, indices: list[int]) -> Tensor:
-            network = bound(self.model, self.spec, condition[indices].to(device))
+            whole = bound(self.model, self.spec, condition[indices].to(device))
+
+            def network(x: Tensor, level: Level) -> Tensor:
+                return whole(x, level)[:, : x.shape[1]]  # without the learned variance
+
             return denoising_loss(network, self.spec.schedule, self.spec.prediction, x0, eps, t)
 
         def over_processes(table: Tensor) -> Tensor:
