@@ -17,6 +17,7 @@ from autoencoder.objective import AdversaryTurn, Means, Objective, Reconstructor
 from ldm.config import Config, config_from_arguments
 from ldm.data.example import Source
 from ldm.errors import exits_with_a_sentence
+from ldm.inference import evaluating
 from ldm.training.ema import EMA
 from ldm.training.gradients import average_gradients
 from ldm.training.optim import GuardedStep, adamw, learning_rate
@@ -46,7 +47,9 @@ def train(config: Config) -> int:
         adversary_turn = AdversaryTurn(accelerator, adversary, options)
         modules["adversary"], optimizers["adversary"] = adversary, adversary_turn.optimizer
     ema = EMA(vae, options.ema_decay)
-    state = TrainingState(accelerator, run.folder / "checkpoints", modules, optimizers, ema)
+    state = TrainingState(
+        accelerator, run.folder / "checkpoints", modules, optimizers, {"ema": ema}
+    )
     evaluate = Evaluation(run, sources["validation"], objective)
     run.say(table(preflight(run, modules, sources, evaluate, shape)))
 
@@ -72,11 +75,11 @@ def train(config: Config) -> int:
             figures |= adversary_turn(step, pairs, figures["reconstruction"], rate)
         run.log(step + 1, **figures, learning_rate=rate, gradient_norm=norm)
         if run.due(step + 1, options.evaluate_every):
-            with ema.applied(), run.evaluating(vae):
+            with ema.applied(), evaluating(vae):
                 evaluate(step + 1, vae)
 
     if run.finished:
-        with ema.applied(), run.evaluating(vae):
+        with ema.applied(), evaluating(vae):
             export(run, model, sources["train"])
     return run.status
 

@@ -6,9 +6,11 @@ Running the same command again resumes it exactly.
 """
 
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
-from diffusers import AutoencoderKL
+import torch
+from diffusers.models import AutoencoderKL
 
 from autoencoder.cache import LatentCache
 from autoencoder.model import configured_autoencoder, standardize
@@ -26,6 +28,7 @@ from ldm.training.latent_diffusion import (
 )
 from ldm.training.objective import Times, objective
 from ldm.training.optim import GuardedStep, adamw, learning_rate
+from ldm.training.post_hoc_ema import LENGTHS, PowerEMA
 from ldm.training.prefetch import prefetched
 from ldm.training.preflight import budget, table
 from ldm.training.run import Run
@@ -35,6 +38,7 @@ from ldm.training.validation import Validation
 from ldm.unet import build_unet
 from pipelines.folder import export_refusal
 from pipelines.preview import Preview
+from pipelines.quality import Quality
 from pipelines.text_to_image import TextToImagePipeline
 
 
@@ -50,14 +54,15 @@ def train(config: Config) -> int:
     run = Run(config, "ldm", options)
     accelerator, device = run.accelerator, run.device
     sources = run.sources()
-    vae = configured_autoencoder(config).to(device).eval().requires_grad_(False)
+    vae = configured_autoencoder(config).eval().requires_grad_(False)
+    vae.to(device)  # type: ignore[arg-type]  # diffusers wraps it without its types
     latents = cached_latents(config, vae, sources)
     conditioner = build_conditioner(config.conditioning, sources["train"].label_names)
     conditioner.encoder.to(device)
-    channels, *size = latents["train"].shape
+    channels, height, width = latents["train"].shape
     unet = build_unet(
         config.unet,
-        sample_size=tuple(size),
+        sample_size=(height, width),
         in_channels=channels,
         out_channels=channels * (2 if config.diffusion.learned_variance else 1),
         cross_attention_dim=conditioner.context_dim,
@@ -67,13 +72,21 @@ def train(config: Config) -> int:
 
     optimizer = adamw(model.weights, options, model.curve)
     ema = EMA(model, options.ema_decay)
+    averages = PowerEMA(model, LENGTHS if options.ema_snapshots else ())
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     guarded_step = GuardedStep(accelerator, optimizer, model.weights, options.clip)
     modules = {"ldm": model, **times.memory}
-    state = TrainingState(accelerator, run.folder / "checkpoints", modules, {"ldm": optimizer}, ema)
+    state = TrainingState(
+        accelerator,
+        run.folder / "checkpoints",
+        modules,
+        {"ldm": optimizer},
+        {"ema": ema, "averages": averages},
+    )
     validate = Validation(run, model, spec, examples)
     pipeline = TextToImagePipeline.from_parts(vae, unet, conditioner, spec, config.sample)
     prompts = config.sample.prompts or latents["validation"].captions(0)[:1]
+    quality = Quality.of(config, pipeline, sources, run.folder / "quality")
     preview = Preview(pipeline, config.sample, prompts, run.folder / "samples")
     refusal = export_refusal(spec)
     run.say(table(preflight(run, model, sources, latents, refusal)))
@@ -82,25 +95,30 @@ def train(config: Config) -> int:
     slots = run.slots(len(latents["train"]), start)
     batches = prefetched(examples["train"].batch(micro) for micro in slots)
     for step in run.steps(state, start):
-        total = 0.0
+        parts = []
         for part in range(1, options.accumulation + 1):
             batch = next(batches).to(device)
             synced = part == options.accumulation
             with nullcontext() if synced else accelerator.no_sync(wrapped):
-                loss = losses(bound(wrapped, spec, batch.condition), batch).mean()
-                accelerator.backward(loss / options.accumulation)
-            total += loss.detach() / options.accumulation
+                share = losses(bound(wrapped, spec, batch.condition), batch).mean()
+                accelerator.backward(share / options.accumulation)
+            parts.append(share.detach())
         rate = learning_rate(step, options)
-        loss = accelerator.reduce(total, "mean").item()
+        loss = accelerator.reduce(torch.stack(parts).mean(), "mean").item()
         norm = guarded_step(loss, rate)
         times.update(accelerator.gather)
         ema.update(step + 1)
+        averages.update(step + 1)
         run.log(step + 1, loss=loss, learning_rate=rate, gradient_norm=norm)
         if run.due(step + 1, options.evaluate_every):
             with ema.applied():
                 validate(step + 1)
                 if run.main:
                     preview(step + 1)
+                if config.sample.quality_samples:
+                    run.metrics.log(step + 1, quality())
+        if run.main and options.ema_snapshots and run.due(step + 1, options.ema_snapshots):
+            averages.snapshot(run.folder / "ema", step + 1)
 
     if run.finished and run.main:
         with ema.applied():
@@ -136,6 +154,7 @@ def keyed_examples(
 ) -> dict[str, Examples]:
     """What each set is trained or validated with; every caption tokenised or encoded once."""
     captions = (text for c in latents.values() for i in range(len(c)) for text in c.captions(i))
+    condition: Callable[[Sequence[str | None]], torch.Tensor]
     if conditioner.trainable:
         condition = TokenTable(conditioner, captions)
     else:
@@ -166,7 +185,10 @@ def preflight(
     mean, std = (", ".join(f"{x:.2f}" for x in figure.tolist()) for figure in train.statistics)
     modules = dict(model.named_children())
     return {
-        **{f"{name} images": f"{len(latents[name])}" for name in sources},
+        **{
+            f"{name} images": f"{len(cache)}, {run.rejected[name] + len(cache.quarantine)} rejected"
+            for name, cache in latents.items()
+        },
         "caption": " | ".join(train.captions(0)) or "none: training is unconditional",
         "latents": f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
         **budget(modules, run.train, len(train), run.accelerator.num_processes),

@@ -55,6 +55,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
     ema_decay: float = 0.999
+    ema_snapshots: int = 0  # stage 2: steps between those from which any other EMA can be made
     mixed_precision: str = "no"  # no, bf16 or fp16
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -141,6 +142,8 @@ class SampleConfig:
     grid: str = "trailing"  # which noise levels the sampler visits
     seed: int = 0
     images_per_prompt: int = 4
+    quality_samples: int = 0  # images for FD, KID, precision and recall at each evaluation
+    quality_features: str | None = None  # as `ldm evaluate` takes them; none: trained on the data
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,10 @@ class Config:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+
+    def __post_init__(self) -> None:
+        if self.autoencoder.train.ema_snapshots:
+            raise UserError("autoencoder.train.ema_snapshots: snapshots are of stage 2 alone")
 
     @property
     def folder(self) -> Path:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from diffusers import AutoencoderKL
-from diffusers.models import UNet2DConditionModel
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from tqdm.auto import tqdm
 

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 DEFAULTS_FILE = "ldm.json"  # stock diffusers neither reads nor misses it
 # in stock pipelines, which want a scheduler where here a Spec decides
-_PLACEHOLDER = {"_class_name": "DDIMScheduler", "clip_sample": False, "steps_offset": 1}
+_PLACEHOLDER: dict[str, Any] = {
+    "_class_name": "DDIMScheduler",
+    "clip_sample": False,
+    "steps_offset": 1,
+}
 # The same parts under another class; an inpainting U-Net has more input channels and is told so.
 CLASSES = (
     "StableDiffusionPipeline",

@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 
 from ldm.diffusion.grids import renoise
 from ldm.errors import UserError
+from ldm.inference import evaluating
 from pipelines.base import Callback, Guidance, LatentPipeline, Prompt
-from pipelines.inference import evaluating
 from pipelines.pixels import Images, encode, refuse_output_type
 from pipelines.seeds import draws, generators
 

@@ -3,12 +3,13 @@
 from functools import cached_property
 from pathlib import Path
 
+from ldm.config import Config
 from ldm.data.example import Source
 from ldm.evaluation.measurements import measure
 from ldm.evaluation.sharing import Share, repeatable
 from pipelines.evaluate import choose_features
-from pipelines.evaluated import Evaluated
-from pipelines.evaluation_job import Job
+from pipelines.evaluated import Evaluated, this_share
+from pipelines.evaluation_job import Amounts, Job
 from pipelines.evaluation_parts import adherence_share
 from pipelines.text_to_image import TextToImagePipeline
 
@@ -38,10 +39,22 @@ class Quality:
         self.subject = Evaluated(pipeline, sources, side, folder, None, seed, share or Share())
         self.samples, self.features = samples, features
 
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        pipeline: TextToImagePipeline,
+        sources: dict[str, Source],
+        folder: Path,
+    ) -> "Quality":
+        """As a run's config asks for it, split over the run's processes."""
+        samples, features = config.sample.quality_samples, config.sample.quality_features
+        return cls(pipeline, sources, folder, samples, features, config.seed, this_share())
+
     @cached_property
     def _job(self) -> Job:
         extractor = choose_features(self.subject, self.features, train=self.features is None)
-        return Job(self.subject, extractor, self.samples, most=MOST)
+        return Job(self.subject, extractor, Amounts(self.samples, reference=MOST))
 
     def __call__(self) -> dict[str, float]:
         """The figures, named "quality/fd" and so on."""

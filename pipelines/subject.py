@@ -18,8 +18,8 @@ from ldm.diffusion.loss import Network
 from ldm.diffusion.plane import V
 from ldm.diffusion.samplers import Noise
 from ldm.errors import UserError
+from ldm.inference import evaluating
 from ldm.scheduler_config import Spec
-from pipelines.inference import evaluating
 
 FLOWERS, SIDE = 500, 64  # of the built-in data
 

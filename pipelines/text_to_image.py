@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from torch import Generator, Tensor
 
 from ldm.errors import UserError
+from ldm.inference import evaluating
 from pipelines.base import (
     Callback,
     Guidance,
     LatentPipeline,
     Prompt,
 )
-from pipelines.inference import evaluating
 from pipelines.pixels import Images, refuse_output_type
 from pipelines.seeds import draws, generators
 

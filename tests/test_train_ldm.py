@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from autoencoder.model import build_autoencoder
 from ldm.training.checkpoint import damage
+from ldm.training.post_hoc_ema import reconstruct
 from ldm.training.tracking import read_metrics
+from pipelines.averaged import average_applied
 from tests.training_processes import run, run_distributed, start
 
 YAML = """
@@ -22,7 +24,7 @@ conditioning: {model: {hidden_size: 16, num_hidden_layers: 1, num_attention_head
 unet: {block_out_channels: [16, 16], layers_per_block: 1, norm_num_groups: 4}
 # Some gradients are zero but for rounding (a key's bias, under softmax); with Adam's usual epsilon
 # of 1e-8 they would move by full steps in the direction of the rounding.
-train: {steps: 12, batch_size: 4, warmup: 2, learning_rate: 1e-3, epsilon: 1e-6,
+train: {steps: 12, batch_size: 4, warmup: 2, ema_snapshots: 6, learning_rate: 1e-3, epsilon: 1e-6,
         checkpoint_every: 4, evaluate_every: 6, tracker: none}
 sample: {prompts: [a red flower], num_inference_steps: 2, images_per_prompt: 1}
 """
@@ -109,6 +111,15 @@ def test_a_killed_run_ends_bitwise_where_an_unbroken_one_does(experiment, unbrok
         if "validation/loss" in r
     ]
     assert again == validation
+
+
+def test_another_ema_can_be_made_after_training_and_is_the_true_one(experiment, unbroken):
+    folder = experiment / "unbroken"
+    made = reconstruct(folder / "ldm" / "ema", 0.1)
+    kept = load_file(last_checkpoint(experiment, "unbroken") / "averages.safetensors")
+    for name, value in made.items():
+        torch.testing.assert_close(value, kept[f"0.100/{name}"], atol=1e-5, rtol=0)
+    assert average_applied(folder, 0.2, folder / "longer").joinpath("model_index.json").is_file()
 
 
 def test_one_two_one_processes_end_where_one_does(experiment, unbroken):

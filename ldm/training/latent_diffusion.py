@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
 from ldm import keyed

@@ -18,7 +18,7 @@ class Diverged(UserError):
     status = 1
 
 
-CURVE_RATE = 100.0  # of a learned schedule: a handful of parameters, each with a large say
+CURVE_RATE = 10.0  # on a learned schedule: few parameters, each with a say at every level
 
 
 def adamw(

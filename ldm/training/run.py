@@ -5,11 +5,10 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from accelerate import Accelerator
@@ -50,6 +49,7 @@ class Run:
         self.metrics = Metrics(self.accelerator, self.folder / "metrics.jsonl")
         self.signal = 0  # that asked this run to stop
         self.finished = False
+        self.rejected: dict[str, int] = {}  # images of each source that cannot be used
         self._window: list[dict[str, float]] = []
         self._seconds = 0.0
         torch.manual_seed(keyed.integer(config.seed, stage, "initial weights", below=2**63))
@@ -74,19 +74,16 @@ class Run:
     def sources(self) -> dict[str, Source]:
         """The training and the validation set, without their bad images."""
         needs = NEEDS.get(self.config.conditioning.kind, "caption")
-        splits: tuple[Split, ...] = ("train", "validation")
+        sound: dict[str, Source] = {}
         with self.accelerator.main_process_first():  # the others find what it left in the cache
-            sources = {
-                split: checked(
-                    open_source(self.config.data, split, self.config.seed, needs),
-                    self.config.folder / "cache" / split,
-                )
-                for split in splits
-            }
-        for split, source in sources.items():
+            for split in get_args(Split):
+                found = open_source(self.config.data, split, self.config.seed, needs)
+                sound[split] = checked(found, self.config.folder / "cache" / split)
+                self.rejected[split] = len(found) - len(sound[split])
+        for split, source in sound.items():
             for note in source.notes:
                 self.say(f"{split} images: {note}")
-        return {str(split): source for split, source in sources.items()}
+        return sound
 
     def resume(self, state: TrainingState) -> int:
         """Take up the newest checkpoint; returns the number of steps that are done."""
@@ -165,19 +162,6 @@ class Run:
         means["peak_memory_gib"] = peak_memory_gib()
         self.metrics.log(step, means)
         self._window, self._seconds = [], 0.0
-
-    @contextmanager
-    def evaluating(self, *modules: torch.nn.Module) -> Iterator[None]:
-        """Without gradients and with `modules` in evaluation mode; then as they were."""
-        were_training = [m for m in modules if m.training]
-        for module in modules:
-            module.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module in were_training:
-                module.train()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal:

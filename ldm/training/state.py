@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from ldm.errors import UserError
 from ldm.training.checkpoint import Checkpoint, load_newest, save_checkpoint
-from ldm.training.ema import EMA
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
@@ -42,8 +41,15 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+class Average(Protocol):
+    """An average of weights, such as the EMA."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
+
+
 class TrainingState:
-    """Modules, their optimizers, the EMA and the fp16 scaler of one run."""
+    """Modules, their optimizers, averages of the weights and the fp16 scaler of one run."""
 
     def __init__(
         self,
@@ -51,9 +57,9 @@ class TrainingState:
         folder: Path,
         modules: Mapping[str, nn.Module],
         optimizers: Mapping[str, Optimizer],
-        ema: EMA,
+        averages: Mapping[str, Average],
     ) -> None:
-        self.accelerator, self.folder, self.ema = accelerator, folder, ema
+        self.accelerator, self.folder, self.averages = accelerator, folder, averages
         self.modules = {k: accelerator.unwrap_model(m) for k, m in modules.items()}
         self.optimizers = optimizers
 
@@ -62,7 +68,7 @@ class TrainingState:
         if self.accelerator.is_main_process:
             tensors = {f"model.{k}": m.state_dict() for k, m in self.modules.items()}
             tensors |= {f"optimizer.{k}": optimizer_tensors(o) for k, o in self.optimizers.items()}
-            tensors["ema"] = self.ema.state_dict()
+            tensors |= {name: average.state_dict() for name, average in self.averages.items()}
             scaler = self.accelerator.scaler
             state: dict[str, Any] = {"scaler": scaler.state_dict() if scaler else None}
             save_checkpoint(self.folder, step, tensors, state, keep)
@@ -90,6 +96,7 @@ class TrainingState:
             module.load_state_dict(checkpoint.tensors[f"model.{name}"])
         for name, optimizer in self.optimizers.items():
             load_optimizer_tensors(optimizer, checkpoint.tensors[f"optimizer.{name}"])
-        self.ema.load_state_dict(checkpoint.tensors["ema"])
+        for name, average in self.averages.items():
+            average.load_state_dict(checkpoint.tensors[name])
         if self.accelerator.scaler is not None and checkpoint.state["scaler"]:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])

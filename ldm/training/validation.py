@@ -8,6 +8,7 @@ from ldm.diffusion.learned import Learned
 from ldm.diffusion.loss import denoising_loss
 from ldm.diffusion.plane import Level
 from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level, plot
+from ldm.inference import evaluating
 from ldm.scheduler_config import Spec
 from ldm.training.latent_diffusion import Examples, LatentDiffusion, bound
 from ldm.training.run import Run
@@ -58,7 +59,7 @@ class Validation:
         def over_processes(table: Tensor) -> Tensor:
             return accelerator.reduce(table.to(device), "sum").cpu()
 
-        with accelerator.autocast(), self.run.evaluating(self.model):
+        with accelerator.autocast(), evaluating(self.model):
             return loss_by_level(
                 network_loss,
                 x0,

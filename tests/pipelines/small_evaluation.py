@@ -12,21 +12,21 @@ from ldm.config import DataConfig, load_config, save_config
 from ldm.evaluation.feature_network import random_feature_network, save_feature_network
 from ldm.evaluation.sweep import PRESETS
 from ldm.training.post_hoc_ema import PowerEMA
-from pipelines import evaluation_parts
 from pipelines.evaluate import evaluate
+from pipelines.evaluation_job import Amounts
 
-DATA = DataConfig(size=60, resolution=16, holdout=0.3)
-SMALLER = {"EXAMPLES": 6, "BOUND": (4, 5), "FLOW": (2, 2), "LENGTHS": (0.05,), "FEWEST": 18}
+DATA = DataConfig(size=60, resolution=16, holdout=0.35)
+AMOUNTS = Amounts(
+    samples=20, sweep_samples=20, examples=6, bound=(4, 5), flow=(2, 2), lengths=(0.05,)
+)
 SWEEP = (("ddim", 2, None), ("ddim", 4, None), ("heun", 2, None), ("dpmpp_2m", 20, 1.0))
 
 
 @contextmanager
 def small():
-    """Fewer images, levels and settings than a real evaluation takes."""
+    """Fewer settings than a real sweep has, and no attempt to download anything."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
-        for name, value in SMALLER.items():
-            patch.setattr(evaluation_parts, name, value)
         patch.setitem(PRESETS, "quick", SWEEP)
         yield
 
@@ -53,6 +53,5 @@ def evaluated_run(folder: Path) -> Path:
     """The run with its results."""
     run = trained_run(folder)
     with small():
-        features = features_in(folder / "features")
-        evaluate(str(run), samples=20, features=features, sweep_samples=20)
+        evaluate(str(run), AMOUNTS, features_in(folder / "features"))
     return run
