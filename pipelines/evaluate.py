@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from ldm.errors import UserError
-from ldm.evaluation.extractor import BATCH, Extractor, weight_hash
+from ldm.evaluation.extractor import Extractor, weight_hash
 from ldm.evaluation.feature_training import train_features
 from ldm.evaluation.features import load_extractor
 from ldm.evaluation.sharing import MICRO_BATCH, repeatable
-from ldm.evaluation.sweep import Setting
 from pipelines.evaluated import Evaluated, open_evaluated
-from pipelines.evaluation_job import Job
+from pipelines.evaluation_costs import COSTS, predict
+from pipelines.evaluation_job import DEFAULT, Amounts, Job
 from pipelines.evaluation_parts import FEWEST, PARTS
 from pipelines.evaluation_text import as_text
 
@@ -25,66 +24,75 @@ FEATURE_STEPS = 600
 
 def evaluate(
     model: str,
-    data: str | None = None,
-    samples: int = 500,
+    amounts: Amounts = DEFAULT,
     features: str | None = None,
     train: bool = False,
-    clip: str | None = None,
-    sweep: str = "quick",
-    sweep_samples: int = 100,
     parts: Sequence[str] = tuple(PARTS),
+    data: str | None = None,
+    caption: str | None = None,
+    clip: str | None = None,
     seed: int = 0,
     out: str | None = None,
-    caption: str | None = None,
 ) -> Path:
     """Evaluate a run, a pipeline folder or a Hub name; returns the folder of the results.
 
-    Writes results.json, results.txt, pictures, and timing.json with what was predicted. The results
-    are the same whatever the number of processes. Raises UserError where something is not there.
+    `features` names the extractor, `train` trains one on the data first, `data` and its `caption`
+    column replace the run's own, `clip` names an open_clip model. Writes results.json, results.txt,
+    pictures, and timing.json with what was predicted; what an earlier call with the same amounts
+    found of other parts stays. The results are the same whatever the number of processes. Raises
+    UserError where something is not there.
     """
     for part in parts:
         if part not in PARTS:
             raise UserError(f"unknown part {part!r}: there are {', '.join(PARTS)}")
-    if min(samples, sweep_samples) < FEWEST:
+    if min(amounts.samples, amounts.sweep_samples) < FEWEST:
         raise UserError(f"a distribution takes at least {FEWEST} samples to compare")
     subject = open_evaluated(model, data, out, seed, caption)
     subject.folder.mkdir(parents=True, exist_ok=True)
-    say = print if subject.share.rank == 0 else lambda *text: None
-    extractor = choose_features(subject, features, train)
-    job = Job(subject, extractor, samples, sweep, sweep_samples, clip)
+    job = Job(subject, choose_features(subject, features, train), amounts, clip)
     predicted = predict(job, parts)
-    say(preflight(job, predicted))
-    results, taken = _run(job, parts)
-    results = {**_about(job, model), **results}
     if subject.share.rank == 0:
-        text = as_text(results)
-        (subject.folder / "results.txt").write_text(text + "\n")
-        (subject.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        print(preflight(job, predicted))
+    taken = _run(job, parts, model)
+    if subject.share.rank == 0:
         times = {"predicted": predicted, "taken": taken}
         (subject.folder / "timing.json").write_text(json.dumps(times, indent=1) + "\n")
-        say(text)
+        print((subject.folder / "results.txt").read_text())
         ratio = sum(taken.values()) / max(1e-9, sum(predicted.values()))
-        say(f"\n{subject.folder}: {_minutes(sum(taken.values()))}, {ratio:.2f} of what was said")
+        print(f"{subject.folder}: {_minutes(sum(taken.values()))}, {ratio:.2f} of what was said")
     return subject.folder
 
 
-def _run(job: Job, parts: Sequence[str]) -> tuple[dict[str, Any], dict[str, float]]:
-    results: dict[str, Any] = {"missing": {}}
-    taken: dict[str, float] = {}
-    total = sum(PARTS[name].cost(job) for name in parts)
+def _run(job: Job, parts: Sequence[str], model: str) -> dict[str, float]:
+    """Run the parts, writing the results after each; returns the seconds that they took."""
+    results, taken = _earlier(job, model), {}
     hidden = job.subject.share.rank > 0
+    total = sum(COSTS[name](job).evaluations for name in parts)
     with repeatable(), tqdm(total=total, unit="eval", disable=hidden) as bar:
         job.subject.tick = bar.update
         for name in parts:
             bar.set_description(name)
             began = time.perf_counter()
-            found = PARTS[name].run(job)
+            found = PARTS[name](job)
             taken[name] = time.perf_counter() - began
-            if isinstance(found, str):
-                results["missing"][name] = found
-            else:
-                results[name] = found
-    return results, taken
+            results.pop(name, None)
+            results["missing"].pop(name, None)
+            (results["missing"] if isinstance(found, str) else results)[name] = found
+            if not hidden:
+                (job.folder / "results.txt").write_text(as_text(results) + "\n")
+                (job.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    return taken
+
+
+def _earlier(job: Job, model: str) -> dict[str, Any]:
+    """What was found before of the very same thing; else only what it is."""
+    about = _about(job, model)
+    try:
+        known = json.loads((job.folder / "results.json").read_text())
+    except (OSError, ValueError):
+        known = {}
+    same = all(known.get(key) == value for key, value in about.items())
+    return {**known} if same and known else {**about, "missing": {}}
 
 
 def choose_features(subject: Evaluated, spec: str | None, train: bool) -> Extractor:
@@ -123,50 +131,13 @@ def _trained_on(folder: Path, subject: Evaluated) -> bool:
     )
 
 
-def predict(job: Job, parts: Sequence[str]) -> dict[str, float]:
-    """Seconds that each part will take, from a few timed steps, decodings and features."""
-    subject, clock = job.subject, time.perf_counter
-    setting, prompts = subject.setting, subject.prompts(MICRO_BATCH)
-    tick, subject.tick = subject.tick, lambda evaluations: None
-
-    def timed(steps: int) -> float:
-        began = clock()
-        subject.sample(prompts, Setting(setting.sampler, steps, setting.guidance))
-        return clock() - began
-
-    timed(1)  # warm
-    few, more = min(timed(2), timed(2)), min(timed(5), timed(5))
-    pair = [subject.evaluations(Setting(setting.sampler, n, setting.guidance)) for n in (2, 5)]
-    evaluation = max(1e-6, (more - few) / ((pair[1] - pair[0]) * MICRO_BATCH))
-    decoding = max(0.0, few / MICRO_BATCH - evaluation * pair[0])
-    pixels = torch.zeros(BATCH, 3, subject.resolution, subject.resolution, dtype=torch.uint8)
-    job.extractor(pixels)
-    began = clock()
-    job.extractor(pixels)
-    feature = (clock() - began) / BATCH
-    subject.tick = tick
-
-    world = subject.share.world
-    seconds = {name: PARTS[name].cost(job) * evaluation / world for name in parts}
-    settings = len(seconds) and {"sweep": job.sweep_samples * 12, "metrics": job.samples}
-    real = sum(map(len, subject.sources.values()))
-    for name, count in (settings or {}).items():
-        if seconds.get(name):
-            seconds[name] += count * (decoding + feature) / world
-    if "metrics" in seconds:
-        seconds["metrics"] += real * (feature + 0.003) / world  # 3 ms to decode and resize one
-    if "memorisation" in seconds:
-        seconds["memorisation"] += 2 * len(subject.sources["train"]) * (feature + 0.003) / world
-    return seconds
-
-
 def preflight(job: Job, predicted: dict[str, float]) -> str:
     """What is about to be done, and how long it will take."""
     subject = job.subject
     sizes = ", ".join(f"{len(source):,} {name}" for name, source in subject.sources.items())
     rows = {
         "images": f"{sizes}, {subject.resolution} px",
-        "samples": f"{job.samples}, {subject.setting}",
+        "samples": f"{job.amounts.samples}, {subject.setting}",
         "features": job.extractor.label,
         "processes": str(subject.share.world),
         "time": f"{_minutes(sum(predicted.values()))}: "
@@ -181,14 +152,15 @@ def _minutes(seconds: float) -> str:
 
 def _about(job: Job, model: str) -> dict[str, Any]:
     subject = job.subject
-    return {
+    about = {
         "model": model,
         "weights": weight_hash(subject.pipe.unet),
         "setting": vars(subject.setting),
-        "samples": job.samples,
         "seed": subject.seed,
         "resolution": subject.resolution,
         "features": job.extractor.label,
         "data": {name: source.fingerprint for name, source in subject.sources.items()},
         "micro_batch": MICRO_BATCH,
+        "amounts": vars(job.amounts),
     }
+    return json.loads(json.dumps(about))  # as it will be read: tuples are lists

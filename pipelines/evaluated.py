@@ -25,11 +25,11 @@ from ldm.evaluation.feature_training import pixels_of
 from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level
 from ldm.evaluation.sharing import MICRO_BATCH, Share, in_pieces
 from ldm.evaluation.sweep import Setting
+from ldm.inference import evaluating
 from ldm.training.checkpoint import load_newest
 from ldm.training.run import NEEDS
 from pipelines.averaged import load_weights, weights_of
 from pipelines.base import Guidance
-from pipelines.inference import evaluating
 from pipelines.pixels import encode
 from pipelines.runs import RunRecord, run_folder
 from pipelines.text_to_image import TextToImagePipeline

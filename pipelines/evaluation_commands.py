@@ -9,6 +9,7 @@ from ldm.errors import UserError
 def evaluate(args: Namespace) -> None:
     """Measure a model: quality, adherence, likelihood, memorisation, and how best to sample it."""
     from pipelines.evaluate import evaluate as run
+    from pipelines.evaluation_job import Amounts
     from pipelines.evaluation_parts import PARTS
 
     skipped = set(args.skip.split(",")) if args.skip else set()
@@ -16,17 +17,15 @@ def evaluate(args: Namespace) -> None:
         raise UserError(f"--skip {unknown.pop()!r} is no part: there are {', '.join(PARTS)}")
     run(
         args.model,
-        data=args.data,
-        samples=args.samples,
-        features=args.features,
-        train=args.train_features,
-        clip=args.clip,
-        sweep=args.sweep,
-        sweep_samples=args.sweep_samples,
-        parts=[part for part in PARTS if part not in skipped],
-        seed=args.seed,
-        out=args.out,
-        caption=args.caption,
+        Amounts(args.samples, args.sweep, args.sweep_samples),
+        args.features,
+        args.train_features,
+        [part for part in PARTS if part not in skipped],
+        args.data,
+        args.caption,
+        args.clip,
+        args.seed,
+        args.out,
     )
 
 

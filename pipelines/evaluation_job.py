@@ -14,17 +14,31 @@ from ldm.evaluation.sharing import in_pieces
 from pipelines.evaluated import Evaluated
 
 
+@dataclass(frozen=True)
+class Amounts:
+    """How much of everything."""
+
+    samples: int = 500
+    sweep: str = "quick"  # a key of ldm.evaluation.sweep.PRESETS
+    sweep_samples: int = 100  # for each setting
+    examples: int = 128  # of each loss curve
+    bound: tuple[int, int] = (32, 50)  # images and levels of the likelihood's bound
+    flow: tuple[int, int] = (8, 15)  # images and steps of its exact value
+    lengths: tuple[float, ...] = (0.02, 0.05, 0.10, 0.15, 0.20, 0.25)  # of the EMA sweep
+    reference: int = MOST  # training images at most
+
+
+DEFAULT = Amounts()
+
+
 @dataclass
 class Job:
     """One evaluation: what, with which features, how much of it, and what is known so far."""
 
     subject: Evaluated
     extractor: Extractor
-    samples: int
-    sweep: str = "quick"
-    sweep_samples: int = 100
+    amounts: Amounts = DEFAULT
     clip: str | None = None
-    most: int = MOST  # images of a reference
     found: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -38,7 +52,7 @@ class Job:
     def images(self) -> tuple[list[str], Tensor]:
         """The prompts and their samples, made once."""
         if "images" not in self.found:
-            prompts = self.subject.prompts(self.samples)
+            prompts = self.subject.prompts(self.amounts.samples)
             self.found["images"] = prompts, self.subject.sample(prompts)
         return self.found["images"]
 
@@ -57,7 +71,7 @@ class Job:
             self.folder / "cache",
             subject.share,
             mirrored,
-            self.most,
+            self.amounts.reference,
         )
 
     @property

@@ -1,8 +1,8 @@
-"""The parts of an evaluation: each a cost in network evaluations, and a section of the results."""
+"""The parts of an evaluation: each a section of its results."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
@@ -18,17 +18,12 @@ from ldm.evaluation.measurements import Measurement, mean_measurement, measure
 from ldm.evaluation.memorisation import nearest
 from ldm.evaluation.noise_levels import LossByLevel, plot
 from ldm.evaluation.sweep import Point, Setting, best, cheapest_as_good, settings
+from ldm.inference import evaluating
 from ldm.training.post_hoc_ema import reconstruct
 from pipelines.averaged import SNAPSHOTS
-from pipelines.evaluated import LEVELS
 from pipelines.evaluation_job import Job, pictures
 from pipelines.grid import captioned_grid, tiled
-from pipelines.inference import evaluating
 
-EXAMPLES = 128  # of each loss curve
-BOUND = (32, 50)  # images and levels of the likelihood's bound
-FLOW = (8, 15)  # images and steps of its exact value
-LENGTHS = (0.02, 0.05, 0.10, 0.15, 0.20, 0.25)  # of the EMA sweep
 SHOWN = 24
 FEWEST = 20  # images that a distribution can be told from
 
@@ -75,7 +70,7 @@ def adherence(job: Job) -> dict[str, Any] | str:
     if not rows:
         return "no caption asks for a colour or a number of petals"
     source, captions = job.subject.sources["validation"], job.subject.captions("validation")
-    pixels, indices = pixels_of(source, job.subject.resolution, job.samples)
+    pixels, indices = pixels_of(source, job.subject.resolution, job.amounts.samples)
     real = _rows(job, [captions[i] for i in indices], pictures(pixels))
     return {
         "text": table(rows),
@@ -110,21 +105,21 @@ def _spaces(curve: LossByLevel, job: Job) -> dict[str, Any]:
 
 def levels(job: Job) -> dict[str, Any]:
     """Loss by noise level: held out and trained on, of the EMA and of the last weights."""
-    subject = job.subject
+    subject, count = job.subject, job.amounts.examples
     curves = {
-        "held out": subject.loss_by_level("validation", EXAMPLES),
-        "train": subject.loss_by_level("train", EXAMPLES),
+        "held out": subject.loss_by_level("validation", count),
+        "train": subject.loss_by_level("train", count),
     }
     if last := subject.last_weights():
         with subject.weights(last):
-            curves["held out, without EMA"] = subject.loss_by_level("validation", EXAMPLES)
+            curves["held out, without EMA"] = subject.loss_by_level("validation", count)
     if job.writes:
         plot(curves, job.folder / "loss_by_level.png")
     return {name: _spaces(curve, job) for name, curve in curves.items()}
 
 
 def _bound_levels(job: Job) -> list[Level]:
-    schedule, count = job.subject.pipe.spec.schedule, BOUND[1]
+    schedule, count = job.subject.pipe.spec.schedule, job.amounts.bound[1]
     times = torch.arange(count, 0, -1, dtype=torch.float64) / count
     return [*(schedule.level(t) for t in times), clean()]
 
@@ -133,7 +128,7 @@ def likelihood(job: Job) -> dict[str, Any]:
     """The bound by term and level, and the probability flow's density on a few images."""
     subject = job.subject
     captions, schedule = subject.captions("validation"), subject.pipe.spec.schedule
-    x0 = subject.latents("validation", BOUND[0])
+    x0 = subject.latents("validation", job.amounts.bound[0])
 
     def bound(piece: list[int]) -> Any:
         return subject.denoiser([captions[i] for i in piece])
@@ -141,7 +136,7 @@ def likelihood(job: Job) -> dict[str, Any]:
     where = (subject.seed, subject.share, subject.device)
     with evaluating(subject.pipe.unet):
         found = bound_by_level(bound, x0, _bound_levels(job), *where)
-        flow = flow_bits(bound, schedule, x0[: FLOW[0]], *where, FLOW[1])
+        flow = flow_bits(bound, schedule, x0[: job.amounts.flow[0]], *where, job.amounts.flow[1])
     return {"bound": found.summary(), "flow": mean_measurement("bits_per_dim", flow).summary()}
 
 
@@ -176,7 +171,7 @@ def memorisation(job: Job) -> dict[str, Any]:
 
 def _figures(job: Job, setting: Setting) -> tuple[Measurement, ...]:
     """FD, KID, precision, recall and adherence of the sweep's prompts and seeds at one setting."""
-    prompts = job.subject.prompts(job.sweep_samples)
+    prompts = job.subject.prompts(job.amounts.sweep_samples)
     images = job.subject.sample(prompts, setting)
     found = measure(job.features(images), job.reference(), resamples=40)
     kept = [m for m in found if m.name in ("fd", "kid", "precision", "recall")]
@@ -187,19 +182,20 @@ def _figures(job: Job, setting: Setting) -> tuple[Measurement, ...]:
 def sweep(job: Job) -> dict[str, Any] | str:
     """Samplers, steps and guidance scales against FD and adherence, the same noise throughout."""
     subject = job.subject
-    chosen = settings(job.sweep, subject.setting.guidance)
+    chosen = settings(job.amounts.sweep, subject.setting.guidance)
     if not chosen:
         return "not asked for"
     points = [Point(s, subject.evaluations(s), _figures(job, s)) for s in chosen]
     return {
-        "samples": job.sweep_samples,
+        "samples": job.amounts.sweep_samples,
         "points": [p.summary() for p in points],
         "best": str(best(points).setting),
         "cheapest_within_1_percent": str(cheapest_as_good(points).setting),
     }
 
 
-def _snapshots(job: Job) -> Path | None:
+def snapshots(job: Job) -> Path | None:
+    """Where the run's EMA snapshots are, if it kept any."""
     run = job.subject.run
     folder = run.folder / SNAPSHOTS if run else None
     return folder if folder is not None and folder.is_dir() else None
@@ -210,14 +206,14 @@ EMA_SETTING = ("dpmpp_2m", 20)
 
 def ema(job: Job) -> dict[str, Any] | str:
     """Averages of several lengths, against held-out loss and FD."""
-    folder, subject = _snapshots(job), job.subject
+    folder, subject = snapshots(job), job.subject
     if folder is None:
         return "this run kept no EMA snapshots"
     setting = Setting(*EMA_SETTING, subject.setting.guidance)
     rows = []
-    for length in LENGTHS:
+    for length in job.amounts.lengths:
         with subject.weights(reconstruct(folder, length)):
-            curve = subject.loss_by_level("validation", EXAMPLES)
+            curve = subject.loss_by_level("validation", job.amounts.examples)
             figures = _figures(job, setting)
         rows.append(
             {
@@ -227,49 +223,18 @@ def ema(job: Job) -> dict[str, Any] | str:
                 "figures": [m.summary() for m in figures],
             }
         )
-    return {"setting": str(setting), "samples": job.sweep_samples, "lengths": rows}
+    return {"setting": str(setting), "samples": job.amounts.sweep_samples, "lengths": rows}
 
 
-def _sampling_cost(job: Job) -> int:
-    return job.samples * job.subject.evaluations(job.subject.setting)
+Part = Callable[[Job], dict[str, Any] | str]  # a string says why there is nothing
 
-
-def _levels_cost(job: Job) -> int:
-    curves = 3 if job.subject.run is not None else 2
-    return curves * EXAMPLES * LEVELS
-
-
-def _likelihood_cost(job: Job) -> int:
-    # RK4, and a backward pass costs about two forward ones
-    return BOUND[0] * BOUND[1] + FLOW[0] * FLOW[1] * 4 * 3
-
-
-def _sweep_cost(job: Job) -> int:
-    subject = job.subject
-    chosen = settings(job.sweep, subject.setting.guidance)
-    return job.sweep_samples * sum(subject.evaluations(s) for s in chosen)
-
-
-def _ema_cost(job: Job) -> int:
-    if _snapshots(job) is None:
-        return 0
-    one = Setting(*EMA_SETTING, job.subject.setting.guidance)
-    each = job.sweep_samples * job.subject.evaluations(one)
-    return len(LENGTHS) * (each + EXAMPLES * LEVELS)
-
-
-class Part(NamedTuple):
-    run: Callable[[Job], dict[str, Any] | str]  # a string says why there is nothing
-    cost: Callable[[Job], int]  # in network evaluations of one image
-
-
-PARTS = {
-    "metrics": Part(metrics, _sampling_cost),
-    "adherence": Part(adherence, lambda job: 0),
-    "clip": Part(clip, lambda job: 0),
-    "levels": Part(levels, _levels_cost),
-    "likelihood": Part(likelihood, _likelihood_cost),
-    "memorisation": Part(memorisation, lambda job: 0),
-    "sweep": Part(sweep, _sweep_cost),
-    "ema": Part(ema, _ema_cost),
+PARTS: dict[str, Part] = {
+    "metrics": metrics,
+    "adherence": adherence,
+    "clip": clip,
+    "levels": levels,
+    "likelihood": likelihood,
+    "memorisation": memorisation,
+    "sweep": sweep,
+    "ema": ema,
 }

@@ -139,7 +139,7 @@ def made(told: Reported) -> str:
     about = describe(run)
     results = told.results
     if results:
-        made_with = f"{results['samples']} samples, seed {results['seed']}"
+        made_with = f"{results['amounts']['samples']} samples, seed {results['seed']}"
         about["evaluated"] = f"{made_with}, {results['features']}"
         about["not evaluated"] = "; ".join(f"{k}: {v}" for k, v in results["missing"].items())
     commands = [

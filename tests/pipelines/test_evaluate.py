@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import tiny_pipeline
 from safetensors.torch import load_file
-from small_evaluation import DATA, features_in, small, trained_run
+from small_evaluation import AMOUNTS, DATA, features_in, small, trained_run
 
 from ldm.data.source import open_source
 from ldm.errors import UserError
@@ -20,7 +20,7 @@ from ldm.training.post_hoc_ema import reconstruct
 from pipelines.averaged import average_applied
 from pipelines.evaluate import evaluate
 from pipelines.evaluated import Evaluated, open_evaluated
-from pipelines.evaluation_job import Job
+from pipelines.evaluation_job import Amounts, Job
 from pipelines.evaluation_parts import PARTS
 from pipelines.quality import Quality
 
@@ -43,7 +43,7 @@ def features(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(run, features):
-    folder = evaluate(str(run), samples=20, features=features, sweep_samples=20)
+    folder = evaluate(str(run), AMOUNTS, features)
     return folder, json.loads((folder / "results.json").read_text())
 
 
@@ -72,10 +72,18 @@ def test_one_command_gives_the_whole_table(results):
 
 def test_a_second_evaluation_is_identical(results, run, features, tmp_path):
     folder, found = results
-    again = evaluate(str(run), samples=20, features=features, sweep_samples=20, out=str(tmp_path))
+    again = evaluate(str(run), AMOUNTS, features, out=str(tmp_path))
     assert json.loads((again / "results.json").read_text()) == found
     for name in ("samples.png", "nearest.png"):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_one_part_again_leaves_the_others_as_they_were(results, run, features):
+    folder, found = results
+    evaluate(str(run), AMOUNTS, features, parts=["levels"])
+    assert json.loads((folder / "results.json").read_text()) == found
+    times = json.loads((folder / "timing.json").read_text())
+    assert set(times["taken"]) == {"levels"}
 
 
 def together(world, work):
@@ -106,8 +114,8 @@ def test_the_number_of_processes_changes_nothing(features, tmp_path):
 
     def work(who, share):
         who.folder.mkdir()
-        job = Job(replace(who, share=share), extractor, 20, sweep_samples=20)
-        return {name: PARTS[name].run(job) for name in ("metrics", "levels", "likelihood", "sweep")}
+        job = Job(replace(who, share=share), extractor, AMOUNTS)
+        return {name: PARTS[name](job) for name in ("metrics", "levels", "likelihood", "sweep")}
 
     alone = work(subjects[0], Share())
     for found in together(2, lambda share: work(subjects[1 + share.rank], share)):
@@ -195,12 +203,12 @@ def test_quality_in_training_leaves_the_training_as_it_is(features, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(plain, evaluated, strict=True))
 
 
-def test_mistakes_end_in_a_sentence(run, features, tmp_path):
+def test_mistakes_end_in_a_sentence(run, tmp_path):
     with pytest.raises(UserError, match="unknown part"):
-        evaluate(str(run), parts=["fid"], features=features)
+        evaluate(str(run), parts=["fid"])
     with pytest.raises(UserError, match="at least 20 samples"):
-        evaluate(str(run), samples=5, features=features)
+        evaluate(str(run), Amounts(samples=5))
     with pytest.raises(UserError, match="--data"):
         open_evaluated(str(run / "pipeline" / "unet" / ".."))
     with pytest.raises(UserError, match="nowhere"):
-        evaluate("nowhere", features=features, data="drawn", out=str(tmp_path))
+        evaluate("nowhere", data="drawn", out=str(tmp_path))
