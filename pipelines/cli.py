@@ -204,15 +204,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _pipeline(model: str, dtype: str = "float32") -> "TextToImagePipeline":
     """Load a model onto the GPU where there is one, without the libraries' loading bars."""
-    import diffusers
     import torch
-    import transformers
 
+    from pipelines.quiet import quiet_libraries
     from pipelines.text_to_image import TextToImagePipeline
 
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
-        library.utils.logging.set_verbosity_error()
+    quiet_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path("runs") / model
     name = folder if (folder / "pipeline").is_dir() else model

@@ -229,6 +229,7 @@ def open_evaluated(
 
 def _run(model: str) -> RunRecord | None:
     try:
-        return RunRecord.read(run_folder(model))
+        folder = run_folder(model)
     except UserError:
-        return None
+        return None  # a pipeline, then
+    return RunRecord.read(folder)

@@ -11,7 +11,9 @@ def evaluate(args: Namespace) -> None:
     from pipelines.evaluate import evaluate as run
     from pipelines.evaluation_job import Amounts
     from pipelines.evaluation_parts import PARTS
+    from pipelines.quiet import quiet_libraries
 
+    quiet_libraries()
     skipped = set(args.skip.split(",")) if args.skip else set()
     if unknown := skipped - set(PARTS):
         raise UserError(f"--skip {unknown.pop()!r} is no part: there are {', '.join(PARTS)}")
@@ -79,7 +81,9 @@ def compare_arguments(parser: ArgumentParser) -> None:
 def export(args: Namespace) -> None:
     """Write a run's pipeline folder again, with an average of the weights of another length."""
     from pipelines.averaged import average_applied
+    from pipelines.quiet import quiet_libraries
 
+    quiet_libraries()
     folder = average_applied(args.run, args.ema, args.out and Path(args.out))
     print(f"{folder}: weights averaged over a relative length of {args.ema:g}")
 

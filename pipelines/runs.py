@@ -61,8 +61,11 @@ class RunRecord:
         return values[-1] if values else None
 
     def keys(self, stage: str) -> list[str]:
-        """Every figure that a stage recorded, sorted."""
-        return sorted({key for r in self.metrics.get(stage, []) for key in r} - {"step"})
+        """Every figure that a stage recorded, sorted; what it said in words is none."""
+        records = self.metrics.get(stage, [])
+        return sorted(
+            {k for r in records for k, v in r.items() if not isinstance(v, str)} - {"step"}
+        )
 
     @property
     def samples(self) -> Path | None:
