@@ -11,7 +11,7 @@ from ldm.config import load_config
 
 # A fork server imports torch, diffusers and transformers once; every process is a fork of it.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["train_ldm", "train_autoencoder"])
+_context.set_forkserver_preload(["train_ldm", "train_autoencoder", "tests.warmed"])
 
 
 def _train(
