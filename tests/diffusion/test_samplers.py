@@ -65,7 +65,7 @@ def test_a_deterministic_sampler_needs_no_noise(name):
     assert torch.equal(x, end(name))
 
 
-@pytest.mark.parametrize("name", ["ddpm", "euler_ancestral", "dpmpp_2m_sde", "consistency"])
+@pytest.mark.parametrize("name", sorted(STOCHASTIC))
 def test_a_stochastic_sampler_without_noise_says_so(name):
     with pytest.raises(ValueError, match="pass noise="):
         list(SAMPLERS[name](DENOISE, X, LEVELS))
