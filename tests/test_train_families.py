@@ -114,6 +114,7 @@ def test_a_family_trains_and_its_export_samples(experiment, name):
     if exported.endswith("Scheduler"):
         config = json.loads((folder / "pipeline/scheduler/scheduler_config.json").read_text())
         assert config["_class_name"] == exported
+        assert config.get("sigma_data", 1.0) == 1.0  # as it was trained, not diffusers' 0.5
 
 
 def test_the_families_are_all_that_the_config_can_name():
