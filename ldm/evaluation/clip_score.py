@@ -1,5 +1,6 @@
 """CLIP score: how well an image and its prompt agree, by an open_clip model."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def load_open_clip(where: str = "") -> tuple[Any, Any, str]:
     else:
         name, _, tag = where.partition("/")
         weights = tag or None
+    logging.disable(logging.ERROR)  # what fails is said once, below
     try:
         model = open_clip.create_model(name, weights, require_pretrained=True)
         return model.eval(), open_clip.get_tokenizer(name), Path(where).name
@@ -37,6 +39,8 @@ def load_open_clip(where: str = "") -> tuple[Any, Any, str]:
             f"the CLIP model {where!r} cannot be loaded ({reason}); give a folder that open_clip "
             "saved, or MODEL/WEIGHTS with a connection to the Hub"
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def open_clip_extractor(where: str = "") -> Extractor:
