@@ -144,7 +144,7 @@ def _sampling(results: dict[str, Any]) -> str | None:
     found = results.get("sweep")
     if not found:
         return None
-    return (
-        f"The best way to sample is {found['best']}; {found['cheapest_within_1_percent']} is the "
-        "cheapest within 1 % of its Fréchet distance."
-    )
+    best, cheapest = found["best"], found["cheapest_within_1_percent"]
+    if best == cheapest:
+        return f"The best way to sample is {best}, and no cheaper one comes within 1 % of its FD."
+    return f"The best way to sample is {best}; {cheapest} costs least within 1 % of its FD."

@@ -90,7 +90,7 @@ def strips(
 
 
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 5", "1 4")
-LEFT, RIGHT, TOP, BOTTOM, WIDTH, HEIGHT = 40, 10, 10, 38, 420, 260
+LEFT, RIGHT, TOP, BOTTOM, WIDTH, HEIGHT = 40, 18, 10, 38, 420, 260
 
 
 class Frame(NamedTuple):
@@ -140,6 +140,14 @@ def _ticks(low: float, high: float, log: bool = False) -> list[float]:
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
 
 
+def _short(value: float) -> str:
+    """A number that fits beside an axis."""
+    if value == 0 or 0.001 <= abs(value) < 1e5:
+        return f"{value:g}"
+    power = math.floor(math.log10(abs(value)) + 1e-9)
+    return f"{value / 10.0**power:.2g}e{power}"
+
+
 def _axes(frame: Frame, x_label: str) -> str:
     (left, bottom), (right, top) = (
         frame.point(frame.x[0], frame.y[0]),
@@ -148,11 +156,15 @@ def _axes(frame: Frame, x_label: str) -> str:
     parts = [f'<path class="axis" d="M{left} {top}V{bottom}H{right}"/>']
     for value in _ticks(*frame.x, frame.log_x):
         x = frame.point(value, frame.y[0])[0]
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{value:g}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{_short(value)}</text>'
+        )
     for value in _ticks(*frame.y, frame.log_y):
         y = frame.point(frame.x[0], value)[1]
         parts.append(f'<path class="axis" d="M{left} {y:.1f}H{right}" opacity="0.5"/>')
-        parts.append(f'<text x="{left - 5}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+        parts.append(
+            f'<text x="{left - 5}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>'
+        )
     middle = (left + right) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{x_label}</text>')
     return "".join(parts)

@@ -20,7 +20,9 @@ STYLE = """
 .tile { border: 1px solid var(--line); border-radius: 10px; padding: 0.7rem 0.9rem; }
 .tile b { display: block; font-size: 1.45rem; line-height: 1.3; }
 .tile span { color: var(--muted); font-size: 0.88rem; line-height: 1.35; display: block; }
-.wide { overflow-x: auto; } .charts figure { max-width: 30rem; }
+.wide { overflow-x: auto; }
+.charts figure { max-width: 30rem; display: flex; flex-direction: column; }
+.charts figcaption { order: -1; color: var(--fg); line-height: 1.35; margin-bottom: 0.4rem; }
 table.plain { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
 table.plain th, table.plain td { text-align: left; padding: 0.28rem 0.9rem 0.28rem 0;
   border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -29,6 +31,7 @@ table.plain td.figure { white-space: nowrap; }
 table.facts td { overflow-wrap: anywhere; } table.facts th { white-space: nowrap; }
 .whisker { width: 9rem; min-width: 6rem; height: 1rem; display: block; }
 .picture { max-width: 100%; height: auto; border-radius: 6px; display: block; }
+.picture.small { width: 40rem; image-rendering: pixelated; }
 .scrub { display: grid; gap: 0.5rem; justify-items: start; }
 .scrub img { max-width: 100%; height: auto; border-radius: 6px; }
 .scrub img[hidden] { display: none; }
@@ -38,6 +41,7 @@ table.facts td { overflow-wrap: anywhere; } table.facts th { white-space: nowrap
   border-radius: 6px; padding: 0.1rem 0.7rem; cursor: pointer; }
 .scrub output { min-width: 7rem; text-align: right; color: var(--muted);
   font-variant-numeric: tabular-nums; }
+.legend[hidden] { display: none; }
 ul.findings { padding-left: 1.1rem; max-width: 44rem; } ul.findings li { margin: 0.35rem 0; }
 .ill { color: var(--c1); font-weight: 600; } .well { color: var(--c2); font-weight: 600; }
 details { margin: 1rem 0; } summary { cursor: pointer; color: var(--muted); }
@@ -92,7 +96,9 @@ def picture(path: Path, said: str) -> str:
     """A picture with its caption; nothing where there is no such file."""
     if not path.is_file():
         return ""
-    image = f'<img class="picture" src="{webp(path)}" alt="{escape(said)}">'
+    with Image.open(path) as opened:
+        kind = "picture small" if opened.width < 640 else "picture"
+    image = f'<img class="{kind}" src="{webp(path)}" alt="{escape(said)}">'
     return f"<figure>{image}<figcaption>{escape(said)}</figcaption></figure>"
 
 
@@ -210,5 +216,8 @@ def curves(
     """A chart that fits its axes to its curves; nothing where there are none."""
     shown = [s for s in series if len(s.x)]
     axes = frame(shown, log_x, log_y) or (frame(shown) if log_y or log_x else None)
+    if axes is None:
+        return ""
     named = [s._replace(name=escape(s.name)) for s in shown]
-    return chart(named, axes, escape(x), escape(caption)) if axes else ""
+    html = chart(named, axes, escape(x), escape(caption))
+    return html if len(named) > 1 else html.replace('class="legend"', 'class="legend" hidden')

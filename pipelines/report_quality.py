@@ -50,7 +50,7 @@ def prompts(told: Reported) -> str:
     real = {row["prompt"]: row for row in found.get("held_out", [])}
     rows = []
     for row in found.get("samples", []):
-        seen = ", ".join(f"{value} {n}" for value, n in list(row["seen"].items())[:4])
+        seen = ", ".join(f"{value}: {n}" for value, n in list(row["seen"].items())[:4])
         other = real.get(row["prompt"])
         rows.append(
             [
