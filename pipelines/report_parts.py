@@ -21,6 +21,8 @@ STYLE = """
 .tile b { display: block; font-size: 1.45rem; line-height: 1.3; }
 .tile span { color: var(--muted); font-size: 0.88rem; line-height: 1.35; display: block; }
 .wide { overflow-x: auto; }
+.charts { margin-top: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
 .charts figure { max-width: 30rem; display: flex; flex-direction: column; }
 .charts figcaption { order: -1; color: var(--fg); line-height: 1.35; margin-bottom: 0.4rem; }
 table.plain { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }

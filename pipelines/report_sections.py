@@ -63,15 +63,19 @@ def _series(
 
 def training(told: Reported) -> str:
     """How the second stage went."""
-    evaluated = ("validation/loss", "train/loss", "train_eval/loss")
-    losses = [_series(told, "ldm", "loss", "training loss")]
-    losses += [_series(told, "ldm", key, key.replace("/", " "), True) for key in evaluated]
+    fixed = {"validation/loss": "held-out images", "train/loss": "images trained on"}
+    losses = [_series(told, "ldm", "loss", "every step")]
+    losses += [_series(told, "ldm", key, name, True) for key, name in fixed.items()]
     panels = [
-        curves(losses, "step", "Loss; the dots are of fixed images and noise", log_y=True),
+        curves(losses, "step", "Loss; dots are of fixed images and noise", log_y=True),
         curves([_series(told, "ldm", "gradient_norm")], "step", "Gradient norm", log_y=True),
         curves([_series(told, "ldm", "learning_rate")], "step", "Learning rate"),
         curves([_series(told, "ldm", "images_per_second")], "step", "Images per second"),
     ]
+    for keys in (("fd",), ("kid",), ("precision", "recall", "adherence")):
+        lines = [_series(told, "ldm", f"quality/{key}", name_of(key), True) for key in keys]
+        said = ", ".join(name_of(key) for key in keys)
+        panels.append(curves(lines, "step", f"{said[0].upper()}{said[1:]} in training"))
     return charts([panel for panel in panels if panel])
 
 
