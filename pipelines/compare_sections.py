@@ -1,36 +1,46 @@
 """The sections of a comparison of runs; each is "" where no run has anything to show."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from html import escape
 from pathlib import Path
 
+from ldm.evaluation.measurements import Measurement
 from pipelines.page import Series, charts
 from pipelines.report_parts import curves, grid, interval, name_of, thinned, webp
 from pipelines.reported import Reported
 
 Runs = Sequence[Reported]
+LOWER = ("fd", "fd_infinity", "kid", "cmmd")  # is better
 
 
 def differences(runs: Runs) -> str:
     """The settings that are not the same in all runs."""
     flat = [_flat(vars(told.run.config)) for told in runs]
-    keys = [key for key in flat[0] if len({one.get(key) for one in flat}) > 1 and key != "name"]
+    keys = dict.fromkeys(key for one in flat for key in one if key not in ("name", "output"))
     rows = [
-        [f"<code>{escape(key)}</code>", *(escape(one.get(key, "")) for one in flat)] for key in keys
+        [f"<code>{escape(key)}</code>", *(_text(one.get(key, "")) for one in flat)]
+        for key in keys
+        if len({one.get(key) for one in flat}) > 1
     ]
     if not rows:
         return "<p>The configurations are the same.</p>"
     return grid(("setting", *(told.name for told in runs)), rows)
 
 
-def _flat(node: dict[str, object], prefix: str = "") -> dict[str, str]:
+def _flat(node: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in node.items():
-        if hasattr(value, "__dataclass_fields__"):
-            found |= _flat(vars(value), f"{prefix}{key}.")
+        inner = vars(value) if is_dataclass(value) else value
+        if isinstance(inner, Mapping):
+            found |= _flat(inner, f"{prefix}{key}.")
         else:
             found[prefix + key] = str(value)
     return found
+
+
+def _text(value: str) -> str:
+    return f'<span class="text">{escape(value)}</span>'
 
 
 def samples(runs: Runs) -> str:
@@ -48,24 +58,36 @@ def samples(runs: Runs) -> str:
 
 
 def quality(runs: Runs) -> str:
-    """Every metric of every run; the best of a row is in bold where intervals say so."""
-    lower = {"fd", "fd_infinity", "kid", "cmmd", "bits_per_dim"}
+    """Every metric of every run; a figure is bold where its interval is apart from all others'."""
     measured = [told.measured("metrics") | told.measured("clip") for told in runs]
     names = list(dict.fromkeys(name for one in measured for name in one))
+    features = {told.results["features"] for told in runs if told.results}
     rows = []
     for name in names:
         found = [one.get(name) for one in measured]
-        values = [m.value * (1 if name in lower else -1) for m in found if m]
-        cells = []
-        for m in found:
-            text = interval(m) if m else ""
-            first = m and len(values) > 1 and m.value * (1 if name in lower else -1) == min(values)
-            cells.append(f"<b>{text}</b>" if first else text)
-        rows.append([escape(name_of(name)), *cells])
-    features = {told.results.get("features") for told in runs if told.results}
-    note = "" if len(features) <= 1 else "Measured with different features: not comparable."
-    table = grid(("", *(told.name for told in runs)), rows) if rows else ""
-    return table + (f'<p class="ill">{escape(note)}</p>' if note else "")
+        best = _best([m for m in found if m]) if len(features) == 1 else None
+        cells = [interval(m) if m else "" for m in found]
+        bold = [f"<b>{c}</b>" if m and m is best else c for m, c in zip(found, cells, strict=True)]
+        rows.append([escape(name_of(name)), *bold])
+    if not rows:
+        return ""
+    table = grid(("", *(told.name for told in runs)), rows)
+    if len(features) == 1:
+        return table + f'<p class="note">{escape(features.pop())}</p>'
+    return table + '<p class="ill">Measured with different features: not comparable.</p>'
+
+
+def _best(found: Sequence[Measurement]) -> Measurement | None:
+    """The one that is better than all others beyond both intervals, if there is one."""
+    if len(found) < 2:
+        return None
+    if found[0].name in LOWER:
+        best = min(found, key=lambda m: m.value)
+        apart = all(best.interval[1] < m.interval[0] for m in found if m is not best)
+    else:
+        best = max(found, key=lambda m: m.value)
+        apart = all(best.interval[0] > m.interval[1] for m in found if m is not best)
+    return best if apart else None
 
 
 def prompts(runs: Runs) -> str:

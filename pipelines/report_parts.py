@@ -30,6 +30,7 @@ table.plain th, table.plain td { text-align: left; padding: 0.28rem 0.9rem 0.28r
   border-bottom: 1px solid var(--line); vertical-align: top; }
 table.plain thead th { color: var(--muted); font-weight: 500; }
 table.plain td.figure { white-space: nowrap; }
+.text { display: inline-block; max-width: 20rem; white-space: normal; overflow-wrap: anywhere; }
 table.facts td { overflow-wrap: anywhere; } table.facts th { white-space: nowrap; }
 .whisker { width: 9rem; min-width: 6rem; height: 1rem; display: block; }
 .picture { max-width: 100%; height: auto; border-radius: 6px; display: block; }

@@ -36,7 +36,8 @@ def comparison(run, tmp_path_factory):
     shutil.copytree(run, other)
     config = load_config(other / "config.yaml")
     train = replace(config.train, learning_rate=0.5)
-    save_config(replace(config, name="second", train=train), other / "config.yaml")
+    config = replace(config, name="second", train=train, unet={"layers_per_block": 3})
+    save_config(config, other / "config.yaml")
     return compare([run, other], other.parent / "compare.html")
 
 
@@ -73,8 +74,11 @@ def test_a_run_that_was_not_evaluated_has_a_report_too(tmp_path):
 def test_a_comparison_names_what_differs_and_no_more(comparison):
     html = comparison.read_text()
     differing = html[html.index("What differs") : html.index("<h2>Samples")]
-    assert re.findall(r"<code>(.*?)</code>", differing) == ["train.learning_rate"]
-    assert "0.5" in differing
+    assert re.findall(r"<code>(.*?)</code>", differing) == [
+        "unet.layers_per_block",
+        "train.learning_rate",
+    ]
+    assert "0.5" in differing and "<b>" not in html  # the same results: none is better
 
 
 def test_comparing_one_run_or_two_of_a_name_is_refused(run):
