@@ -12,7 +12,6 @@ from ldm.data.captions import choose_caption
 from ldm.data.example import Source
 from ldm.data.order import Slot
 from ldm.data.pixels import normalise, to_pixels
-from ldm.errors import UserError
 from ldm.keyed import generator, uniform
 
 
@@ -47,8 +46,6 @@ class ImageDataset(Dataset):
     """Training examples by slot: crop, mirroring and caption are keyed by (seed, step, slot)."""
 
     def __init__(self, source: Source, config: PixelOptions, seed: int) -> None:
-        if config.crop not in ("center", "random"):
-            raise UserError(f"data.crop={config.crop} is not one of center, random")
         self.source, self.seed = source, seed
         self.resolution, self.crop, self.flip = config.resolution, config.crop, config.flip
 

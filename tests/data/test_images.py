@@ -80,6 +80,5 @@ def test_nothing_is_mirrored_unless_asked_for(folder):
 
 
 def test_an_unknown_crop_is_refused():
-    options = config("drawn", crop="middle")
-    with pytest.raises(UserError, match=r"data\.crop=middle is not one of center, random"):
-        ImageDataset(open_source(options), options, seed=0)
+    with pytest.raises(UserError, match=r"data\.crop='middle' is not one of center, random"):
+        config("drawn", crop="middle")
