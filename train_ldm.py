@@ -45,8 +45,9 @@ from pipelines.text_to_image import TextToImagePipeline
 def train(config: Config) -> int:
     """Train to the end, or until a signal; returns the command's exit status."""
     options = config.train
+    sample = config.sample
     spec = Spec.from_diffusion_config(
-        config.diffusion, grid=config.sample.grid, sampler=config.sample.sampler
+        config.diffusion, sample.grid, sample.sampler, sample.sampler_args
     )
     times = Times(config.diffusion, spec.schedule, config.seed, options.batch_size)
     losses = objective(config.diffusion, spec, times)

@@ -137,6 +137,7 @@ class SampleConfig:
 
     prompts: tuple[str, ...] = ()
     sampler: str = "ddim"
+    sampler_args: dict[str, Any] = field(default_factory=dict)  # ddpm's variance, ddim's eta ...
     num_inference_steps: int = 50
     guidance_scale: float = 3.0
     grid: str = "trailing"  # which noise levels the sampler visits

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import torch
@@ -159,13 +160,22 @@ class Spec:
 
     @classmethod
     def from_diffusion_config(
-        cls, config: Any, grid: str = "trailing", sampler: str = "ddim"
+        cls,
+        config: Any,
+        grid: str = "trailing",
+        sampler: str = "ddim",
+        sampler_args: Options | None = None,
     ) -> "Spec":
         """The Spec of a DiffusionConfig, with the conventions of the diffusers class it exports to.
 
         Raises UserError for unknown names and for ε-prediction with zero terminal SNR.
         """
-        _named(SAMPLERS, sampler, "sampler")
+        parameters = signature(_named(SAMPLERS, sampler, "sampler")).parameters.values()
+        known = [p.name for p in parameters if p.default is not p.empty and p.name != "noise"]
+        for key in sampler_args or {}:
+            if key not in known:
+                has = f"it has {', '.join(known)}" if known else "it has none"
+                raise UserError(f"sampler {sampler} has no option {key!r}; {has}")
         _named(GRIDS, grid, "grid")
         name = config.schedule
         export = class_of(sampler, name)
@@ -183,7 +193,7 @@ class Spec:
             prediction_name=config.prediction,
             prediction_args=dict(getattr(config, "prediction_args", {})),
             sampler=sampler,
-            sampler_args={"variance": "learned"} if learned else {},
+            sampler_args={"variance": "learned"} if learned else dict(sampler_args or {}),
             grid=own or spaced[0],
             grid_args=_OWN.get((export, own), {}) if own else spaced[1],
             learned_variance=config.learned_variance,

@@ -417,3 +417,11 @@ def test_no_warning_but_pndms():
         for p in CASES:
             Spec.from_diffusers(p.values[0])
     assert set(GRIDS) >= {"leading", "trailing", "linspace", "karras", "exponential", "edm"}
+
+
+def test_a_samplers_options_come_from_the_config_and_reach_the_export():
+    large = {"variance": "large"}
+    spec = Spec.from_diffusion_config(DiffusionConfig(), "leading", "ddpm", large)
+    assert spec.to_diffusers()["variance_type"] == "fixed_large"
+    with pytest.raises(UserError, match="sampler ddpm has no option 'eta'"):
+        Spec.from_diffusion_config(DiffusionConfig(), sampler="ddpm", sampler_args={"eta": 1.0})

@@ -18,6 +18,7 @@ from ldm.evaluation.sweep import Setting
 from ldm.training.ema import EMA
 from ldm.training.post_hoc_ema import reconstruct
 from pipelines.averaged import average_applied
+from pipelines.cli import main
 from pipelines.evaluate import evaluate
 from pipelines.evaluated import Evaluated, open_evaluated
 from pipelines.evaluation_job import Amounts, Job
@@ -201,6 +202,20 @@ def test_quality_in_training_leaves_the_training_as_it_is(features, tmp_path):
 
     plain, evaluated = train(False), train(True)
     assert all(torch.equal(a, b) for a, b in zip(plain, evaluated, strict=True))
+
+
+def test_the_commands_do_what_they_say(run, features, tmp_path, capsys):
+    skipped = ",".join(set(PARTS) - {"adherence"})
+    options = ["--samples", "20", "--features", features, "--skip", skipped]
+    assert main(["evaluate", str(run), *options, "--out", str(tmp_path / "e")]) == 0
+    said = capsys.readouterr().out
+    assert "colour" in said and "of what was said" in said
+    assert "adherence" in json.loads((tmp_path / "e" / "results.json").read_text())
+    assert main(["export", str(run), "--ema", "0.1", "--out", str(tmp_path / "p")]) == 0
+    assert (tmp_path / "p" / "model_index.json").is_file()
+    assert main(["export", str(run), "--ema", "0.9", "--out", str(tmp_path / "p")]) == 2
+    assert main(["evaluate", str(run), "--skip", "everything"]) == 2
+    assert "everything" in capsys.readouterr().err
 
 
 def test_mistakes_end_in_a_sentence(run, tmp_path):
