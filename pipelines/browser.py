@@ -9,6 +9,8 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ldm.errors import UserError
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -62,10 +64,18 @@ def _run(page: Path, width: int, height: int, dark: bool, *options: str) -> tupl
 def screenshot(
     page: Path, out: Path, width: int = 1200, height: int = 1600, dark: bool = False
 ) -> Path:
-    """Write a PNG of the top of a page. Raises UserError where there is no browser."""
-    _run(page, width, height, dark, f"--screenshot={out.resolve()}")
-    if not out.is_file():
-        raise UserError(f"the browser {browser()} made no picture of {page}")
+    """Write a picture of the top of a page, in the format that the name of `out` says.
+
+    Raises UserError where there is no browser.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "page.png"
+        _run(page, width, height, dark, f"--screenshot={raw}")
+        if not raw.is_file():
+            raise UserError(f"the browser {browser()} made no picture of {page}")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(raw) as picture:
+            picture.convert("RGB").save(out)
     return out
 
 

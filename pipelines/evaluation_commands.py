@@ -58,12 +58,18 @@ def report(args: Namespace) -> None:
     """Write a run's curves, samples and figures as one HTML page."""
     from pipelines.report import report as write
 
-    print(write(args.run, args.out))
+    page = write(args.run, args.out)
+    print(page)
+    if args.screenshot:
+        from pipelines.browser import screenshot
+
+        print(screenshot(page, Path(args.screenshot)))
 
 
 def report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
     parser.add_argument("--out", metavar="FILE", help="RUN/report.html unless given")
+    parser.add_argument("--screenshot", metavar="FILE", help="a picture of its top, by Chromium")
 
 
 def compare(args: Namespace) -> None:

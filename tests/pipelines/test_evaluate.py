@@ -1,6 +1,9 @@
 """A whole evaluation of a tiny run: repeatable, split over processes, and harmless in training."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -121,6 +124,20 @@ def test_the_number_of_processes_changes_nothing(features, tmp_path):
     alone = work(subjects[0], Share())
     for found in together(2, lambda share: work(subjects[1 + share.rank], share)):
         assert found == alone
+
+
+@pytest.mark.slow
+def test_two_real_processes_write_the_same_file(run, features, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    environment = {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    for world, out in ((1, one), (2, two)):
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
+        evaluation = ["-m", "pipelines.cli", "evaluate", str(run), "--features", features]
+        options = ["--samples", "20", "--sweep-samples", "20", "--skip", "clip", "--out", str(out)]
+        command = [sys.executable, *launcher, *evaluation, *options]
+        done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert (one / "results.json").read_bytes() == (two / "results.json").read_bytes()
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "heun", "dpmpp_2m"])

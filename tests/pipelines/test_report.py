@@ -8,11 +8,13 @@ from html import unescape
 
 import pytest
 from conftest import write_run
+from PIL import Image
 from small_evaluation import evaluated_run
 
 from ldm.config import load_config, save_config
 from ldm.errors import UserError
 from pipelines.browser import browser, inspect, screenshot
+from pipelines.cli import main
 from pipelines.findings import findings
 from pipelines.report import compare, report
 from pipelines.report_sections import SECTIONS
@@ -104,8 +106,18 @@ def test_a_browser_shows_the_report(page, width, dark):
 @needs_browser
 def test_a_browser_shows_the_comparison(comparison, tmp_path):
     assert inspect(comparison, 360)["complaints"] == []
-    picture = screenshot(comparison, tmp_path / "page.png", 1000, 800)
-    assert picture.stat().st_size > 10_000
+    picture = screenshot(comparison, tmp_path / "page.jpg", 1000, 800)
+    with Image.open(picture) as opened:
+        assert opened.format == "JPEG" and opened.size == (1000, 800)
+        assert len(opened.getcolors(1 << 20)) > 100  # something is drawn
+
+
+@needs_browser
+def test_the_command_writes_the_page_and_its_picture(run, tmp_path, capsys):
+    page, picture = tmp_path / "page.html", tmp_path / "docs" / "page.png"
+    assert main(["report", str(run), "--out", str(page), "--screenshot", str(picture)]) == 0
+    assert capsys.readouterr().out.split() == [str(page), str(picture)]
+    assert picture.is_file() and main(["compare", str(run)]) == 2
 
 
 @needs_browser
