@@ -55,7 +55,7 @@ def _rows(job: Job, prompts: list[str], images: list[Image.Image]) -> list[Row]:
 
 def adherence_share(job: Job, prompts: list[str], images: Tensor) -> Measurement | None:
     """The share of all images that show the colour asked for; None where no prompt asks."""
-    rows = [row for row in _rows(job, prompts, pictures(images)) if row.measure == job.measures[0]]
+    rows = by_wanted(prompts, pictures(images), job.measures[0])
     if not rows:
         return None
     whole = total(rows)

@@ -12,6 +12,7 @@ from ldm.config import DataConfig, load_config, save_config
 from ldm.evaluation.feature_network import random_feature_network, save_feature_network
 from ldm.evaluation.sweep import PRESETS
 from ldm.training.post_hoc_ema import PowerEMA
+from pipelines import evaluation_costs, evaluation_parts
 from pipelines.evaluate import evaluate
 from pipelines.evaluation_job import Amounts
 
@@ -19,7 +20,7 @@ DATA = DataConfig(size=60, resolution=16, holdout=0.35)
 AMOUNTS = Amounts(
     samples=20, sweep_samples=20, examples=6, bound=(4, 5), flow=(2, 2), lengths=(0.05,)
 )
-SWEEP = (("ddim", 2, None), ("ddim", 4, None), ("heun", 2, None), ("dpmpp_2m", 20, 1.0))
+SWEEP = (("ddim", 1, None), ("ddim", 2, None), ("heun", 2, None), ("dpmpp_2m", 20, 1.0))
 
 
 @contextmanager
@@ -28,6 +29,8 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setitem(PRESETS, "quick", SWEEP)
+        for module in (evaluation_costs, evaluation_parts):
+            patch.setattr(module, "EMA_SETTING", ("ddim", 2))
         yield
 
 
