@@ -11,6 +11,7 @@ from contextlib import nullcontext
 
 import torch
 from diffusers.models import AutoencoderKL
+from diffusers.models.attention_processor import AttnProcessor
 
 from autoencoder.cache import LatentCache
 from autoencoder.model import configured_autoencoder, standardize
@@ -68,6 +69,8 @@ def train(config: Config) -> int:
         out_channels=channels * (2 if config.diffusion.learned_variance else 1),
         cross_attention_dim=conditioner.context_dim,
     )
+    if device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())  # bf16 steps take half the time of fused ones
     model = LatentDiffusion(unet, conditioner, options, spec.schedule).to(device)
     examples = keyed_examples(config, times, latents, conditioner)
 

@@ -7,31 +7,16 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from diffusers.models import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
+from autoencoder.activations import activation_verdicts
 from autoencoder.latents import decode, encode_moments
+from autoencoder.verdict import Verdict, judged
 from ldm import keyed
 
 LAPLACE_KURTOSIS = 3.0
 FP16_BITS = 11  # of float16's significand
-FP16_MAX = 65504.0
 PROBE = 0.1  # the latent noise of the robustness verdict, in standard deviations
-
-
-class Verdict(NamedTuple):
-    """One question, its answer in a figure, and what to do where the answer is bad."""
-
-    name: str
-    ok: bool
-    value: float
-    text: str
-
-    def __str__(self) -> str:
-        return f"{'ok ' if self.ok else 'ILL'} {self.name}: {self.text}"
-
-
-def _verdict(name: str, value: float, ok: bool, found: str, advice: str) -> Verdict:
-    return Verdict(name, ok, value, found if ok else f"{found}; {advice}")
 
 
 class Posterior(NamedTuple):
@@ -87,7 +72,7 @@ def kl_verdicts(posterior: Posterior) -> list[Verdict]:
     kurtosis = posterior.kurtosis
     worst = int(kurtosis.argmax())
     return [
-        _verdict(
+        judged(
             "KL not too strong",
             mean_bits,
             mean_bits >= 0.5,
@@ -95,7 +80,7 @@ def kl_verdicts(posterior: Posterior) -> list[Verdict]:
             "under half a bit the posterior is hardly narrower than the prior and most of what the "
             "decoder sees is noise: lower autoencoder.loss.kl tenfold",
         ),
-        _verdict(
+        judged(
             "KL not too weak",
             mean_bits,
             mean_bits <= FP16_BITS,
@@ -103,7 +88,7 @@ def kl_verdicts(posterior: Posterior) -> list[Verdict]:
             f"over {FP16_BITS} bits, what float16 resolves, the latents hide detail where no "
             "diffusion model can follow: raise autoencoder.loss.kl tenfold",
         ),
-        _verdict(
+        judged(
             "no dead channels",
             float(len(dead)),
             not dead,
@@ -111,7 +96,7 @@ def kl_verdicts(posterior: Posterior) -> list[Verdict]:
             "they are noise that the U-Net must learn to make: use fewer latent_channels or lower "
             "autoencoder.loss.kl",
         ),
-        _verdict(
+        judged(
             "no heavy tails",
             float(kurtosis[worst]),
             float(kurtosis[worst]) <= 2 * LAPLACE_KURTOSIS,
@@ -138,7 +123,7 @@ def spectrum_verdict(posterior: Posterior) -> Verdict:
     so the flatness is the share of the variance that stays unknown.
     """
     flatness = spectral_flatness(posterior.standardised())
-    return _verdict(
+    return judged(
         "latents are not white noise",
         flatness,
         flatness <= 0.8,
@@ -159,7 +144,7 @@ def robustness_verdict(vae: AutoencoderKL, posterior: Posterior) -> Verdict:
     noise = keyed.normal(clean.shape, "health", "robustness").to(clean.device)
     moved = clean + PROBE * posterior.channel_std[:, None, None] * noise
     value = _psnr(decode(vae, moved), decode(vae, clean))
-    return _verdict(
+    return judged(
         "decoding withstands noise",
         value,
         value >= 20,
@@ -175,38 +160,14 @@ def equivariance_verdict(vae: AutoencoderKL, pixels: Tensor, posterior: Posterio
     decoded = decode(vae, F.avg_pool2d(posterior.mean, 2)).to(half.device)
     unexplained = (decoded - half).square().mean() / half.var((0, 2, 3), correction=0).mean()
     share = float(1 - unexplained)
-    return _verdict(
+    return judged(
         "latents scale with the image",
         share,
         share >= 0.5,
         f"half-size latents decode to {share:.0%} of the variance of the half-size image",
         "under half of it, the place within a patch is coded in ways that averaging destroys; such "
-        "fine detail in the latents is what a diffusion learns last: raise autoencoder.loss.kl, or "
-        "train on random crops",
-    )
-
-
-def precision_verdict(vae: AutoencoderKL, pixels: Tensor) -> Verdict:
-    """The largest activation of a whole encode and decode, against what float16 holds."""
-    largest = [0.0]
-
-    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        if isinstance(output, Tensor):
-            largest[0] = max(largest[0], float(output.detach().abs().max().nan_to_num(math.inf)))
-
-    hooks = [m.register_forward_hook(look) for m in vae.modules()]
-    try:
-        decode(vae, encode_moments(vae, pixels).chunk(2, dim=1)[0])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return _verdict(
-        "float16 is wide enough",
-        largest[0],
-        largest[0] < FP16_MAX / 4,
-        f"largest activation {largest[0]:.3g}",
-        f"float16 ends at {FP16_MAX:.0f} and a factor of 4 is the margin for other images: run "
-        "this autoencoder in bfloat16 or float32",
+        "fine detail in the latents is what a diffusion learns last: set "
+        "autoencoder.loss.equivariance=0.25, or raise autoencoder.loss.kl",
     )
 
 
@@ -217,7 +178,7 @@ def discriminator_verdicts(
     accuracy = 0.5 * float((real > 0).float().mean() + (fake < 0).float().mean())
     margin = float(real.mean() - fake.mean())
     verdicts = [
-        _verdict(
+        judged(
             "discriminator sees something",
             accuracy,
             accuracy >= 0.52,
@@ -226,7 +187,7 @@ def discriminator_verdicts(
             "noise: where reconstructions are not yet perfect, raise its learning rate or start it "
             "later",
         ),
-        _verdict(
+        judged(
             "discriminator is not too strong",
             accuracy,
             accuracy <= 0.98,
@@ -237,7 +198,7 @@ def discriminator_verdicts(
     ]
     if weight is not None:
         verdicts.append(
-            _verdict(
+            judged(
                 "generator feels the discriminator",
                 weight,
                 1e-3 < weight < 1e3,
@@ -268,7 +229,7 @@ def examine(
         spectrum_verdict(posterior),
         robustness_verdict(vae, posterior),
         equivariance_verdict(vae, pixels, posterior),
-        precision_verdict(vae, pixels),
+        *activation_verdicts(vae, pixels),
     ]
     if discriminator is not None:
         fake = decode(vae, posterior.mean)

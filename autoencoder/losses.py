@@ -2,7 +2,8 @@
 
 Images are (B, 3, H, W) in [−1, 1]; reconstruction terms come per example, (B,). The whole is
 
-    reconstruction + kl · KL + perceptual · P + λ · adversarial · G
+    R(x̂, x) + kl · KL + equivariance · R(half-size x̂, half-size x) + λ · adversarial · G,
+    R = reconstruction + perceptual · P
 
 where λ balances gradients (`adaptive_weight`), and the discriminator has a loss of its own.
 """

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers.models import AutoencoderKL
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class Output(NamedTuple):
     image: Tensor  # (B, 3, H, W)
     mean: Tensor  # (B, C, h, w), of the posterior
     logvar: Tensor
+    half: Tensor | None = None  # (B, 3, H/2, W/2), decoded from half-size latents
 
 
 class Batch(NamedTuple):
@@ -51,6 +53,7 @@ class Reconstructor(nn.Module):
         self.vae = vae
         self.decoder_only = config.trainable == "decoder"
         self.samples = config.loss.kl > 0 or self.decoder_only
+        self.halves = config.loss.equivariance > 0
         vae.requires_grad_(True)
         if self.decoder_only:
             vae.encoder.requires_grad_(False)
@@ -64,7 +67,13 @@ class Reconstructor(nn.Module):
             posterior = self.vae.encode(pixels).latent_dist
             mean, logvar = posterior.mean.float(), posterior.logvar.float()
         latents = mean + (0.5 * logvar).exp() * noise if self.samples else mean
-        return Output(self.vae.decode(latents).sample.float(), mean, logvar)
+        image = self.vae.decode(latents).sample.float()
+        return Output(image, mean, logvar, self._half(latents) if self.halves else None)
+
+    def _half(self, latents: Tensor) -> Tensor:
+        """What half-size latents decode to."""
+        height, width = (max(1, side // 2) for side in latents.shape[-2:])
+        return self.vae.decode(F.adaptive_avg_pool2d(latents, (height, width))).sample.float()
 
     def configure(self, options: TrainConfig) -> None:
         """Make this module as fast, or as small, as the options ask."""
@@ -92,7 +101,7 @@ def make_certain(vae: AutoencoderKL) -> None:
 
 
 class Objective(nn.Module):
-    """reconstruction + kl · KL + perceptual · P + λ · adversarial · G; see losses.py."""
+    """The generator's whole loss; see losses.py."""
 
     def __init__(self, config: AutoencoderConfig, vae: AutoencoderKL, adversary: Adversary | None):
         super().__init__()
@@ -109,14 +118,14 @@ class Objective(nn.Module):
         self, output: Output, target: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's loss of a micro-batch, and its parts."""
-        reconstruction = reconstruction_loss(output.image, target, self.config.reconstruction)
-        parts = {"reconstruction": reconstruction.mean()}
-        likeness = parts["reconstruction"]
-        if self.perceptual is not None:
-            parts["perceptual"] = self.perceptual(output.image, target).mean()
-            likeness = likeness + self.config.perceptual * parts["perceptual"]
+        likeness, parts = self._likeness(output.image, target)
         parts["kl"] = kl_divergence(output.mean, output.logvar).mean()
         loss = likeness + self.kl * parts["kl"] if self.kl else likeness
+        if output.half is not None:
+            height, width = output.half.shape[-2:]
+            half = F.adaptive_avg_pool2d(target, (height, width))
+            parts["equivariance"], _ = self._likeness(output.half, half)
+            loss = loss + self.config.equivariance * parts["equivariance"]
         if (adversary := self.adversary) is not None:
             parts["generator"] = torch.zeros_like(likeness)
             if adversary.speaks(step):
@@ -125,6 +134,17 @@ class Objective(nn.Module):
                 weight = self.config.adversarial * adversary.weight
                 loss = loss + weight * parts["generator"]
         return loss, {"loss": loss.detach(), **{k: v.detach() for k, v in parts.items()}}
+
+    def _likeness(self, image: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reconstruction and perceptual distance: their weighted sum, and each."""
+        parts = {
+            "reconstruction": reconstruction_loss(image, target, self.config.reconstruction).mean()
+        }
+        likeness = parts["reconstruction"]
+        if self.perceptual is not None:
+            parts["perceptual"] = self.perceptual(image, target).mean()
+            likeness = likeness + self.config.perceptual * parts["perceptual"]
+        return likeness, parts
 
     def _measure(self, likeness: Tensor, generator: Tensor, scale: float = 2.0**10) -> None:
         """Add up both gradients at the last layer; `scale` keeps float16's from vanishing."""
@@ -143,6 +163,7 @@ class Objective(nn.Module):
         terms += [f"{self.kl:g} KL"] if self.kl else []
         if self.perceptual is not None:
             terms += [f"{c.perceptual:g} {type(self.perceptual).__name__}"]
+        terms += [f"{c.equivariance:g} scale equivariance"] if c.equivariance else []
         if self.adversary is not None:
             terms += [f"{c.adversarial:g} λ {c.adversarial_kind} GAN"]
         return " + ".join(terms)

@@ -77,6 +77,7 @@ class AutoencoderLossConfig:
     kl: float = 1e-6  # per latent element, against a mean per-element reconstruction
     perceptual: float = 0.0
     perceptual_network: str = "gradients"  # gradients (no weights needed), lpips, or a folder
+    equivariance: float = 0.0  # half-size latents must decode to the half-size image
     adversarial: float = 0.0
     adversarial_kind: str = "hinge"  # hinge or non_saturating
     adversarial_start: int = 0  # first step at which the generator feels the discriminator;

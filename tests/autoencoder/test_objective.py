@@ -1,10 +1,13 @@
 """What is trained, and the whole loss: its parts, its balance, and how a batch may be split."""
 
+import copy
+
 import pytest
 import torch
 from accelerate import Accelerator
 
 from autoencoder.discriminator import Adversary
+from autoencoder.health import equivariance_verdict, posterior_of
 from autoencoder.objective import Objective, Reconstructor
 from ldm.config import AutoencoderConfig, AutoencoderLossConfig
 from ldm.errors import UserError
@@ -23,7 +26,7 @@ def noise_for(flowers) -> torch.Tensor:
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts(vae, flowers):
-    model, objective = parts_of(vae, kl=0.01, perceptual=0.3, adversarial=0.7)
+    model, objective = parts_of(vae, kl=0.01, perceptual=0.3, adversarial=0.7, equivariance=0.2)
     objective.adversary.weight.fill_(2.0)
     _, parts = objective(model(flowers, noise_for(flowers)), flowers, step=0)
     expected = (
@@ -31,6 +34,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(vae, flowers):
         + 0.01 * parts["kl"]
         + 0.3 * parts["perceptual"]
         + 0.7 * 2.0 * parts["generator"]
+        + 0.2 * parts["equivariance"]
     )
     torch.testing.assert_close(parts["loss"], expected)
     assert all(float(parts[k]) != 0 for k in parts)
@@ -66,6 +70,43 @@ def test_two_micro_batches_give_the_gradient_and_the_balance_of_one(vae, flowers
     for whole, halves in zip(*gradients, strict=True):
         torch.testing.assert_close(halves, whole, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=0)
+
+
+def test_scale_equivariance_compares_half_size_decodings_with_half_size_images(vae, flowers):
+    model, objective = parts_of(vae, kl=0.01, equivariance=1.0)
+    noise = noise_for(flowers)
+    _, parts = objective(model(flowers, noise), flowers, step=0)
+    posterior = vae.encode(flowers).latent_dist
+    latents = posterior.mean + posterior.std * noise
+    squares = latents.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
+    target = flowers.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
+    expected = (vae.decode(squares).sample - target).abs().mean()
+    torch.testing.assert_close(parts["equivariance"], expected)
+
+
+def test_scale_equivariance_is_learnt_where_it_is_asked_for(vae, flowers):
+    shares = []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        learner = copy.deepcopy(vae)
+        model, objective = parts_of(learner, kl=1e-6, equivariance=weight)
+        optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss, _ = objective(model(flowers, noise_for(flowers)), flowers, step=0)
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            share = equivariance_verdict(learner, flowers, posterior_of(learner, flowers))
+        shares.append(share.value)
+    assert shares[1] > shares[0] + 0.2, shares
+
+
+def test_scale_equivariance_takes_latents_of_an_odd_size(vae, flowers):
+    model, objective = parts_of(vae, equivariance=1.0)
+    odd = flowers[:, :, :28, :28]
+    _, parts = objective(model(odd, torch.zeros(len(odd), 4, 7, 7)), odd, step=0)
+    assert torch.isfinite(parts["equivariance"])
 
 
 def test_every_weight_of_the_autoencoder_gets_a_gradient(vae, flowers):
