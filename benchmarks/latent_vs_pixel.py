@@ -1,6 +1,6 @@
 """What latents buy: the same images, one U-Net on their pixels and one on their latents, one run.
 
-python benchmarks/latent_vs_pixel.py --data ../shared/data/flowers \
+python benchmarks/latent_vs_pixel.py --data PATH \
     --autoencoder 64=runs/flowers64/autoencoder/export \
     --autoencoder 256=runs/flowers256/autoencoder/export --minutes 10 --out docs/latent_vs_pixel
 
