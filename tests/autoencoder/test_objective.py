@@ -57,7 +57,7 @@ def test_the_balance_is_the_ratio_of_gradients_at_the_last_layer(vae, flowers):
 def test_two_micro_batches_give_the_gradient_and_the_balance_of_one(vae, flowers):
     gradients, weights = [], []
     for split in (1, 2):
-        model, objective = parts_of(vae, kl=0.01, perceptual=0.3, adversarial=0.7)
+        model, objective = parts_of(vae, kl=0.01, perceptual=0.3, adversarial=0.7, equivariance=0.2)
         objective.adversary.weight.fill_(0.5)
         vae.zero_grad()
         parts = zip(flowers.chunk(split), noise_for(flowers).chunk(split), strict=True)
