@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
 
 from ldm import keyed
@@ -38,9 +38,14 @@ LEVELS = 20
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
+def processes() -> PartialState:
+    """The state that all processes share; on CPUs there are several with ACCELERATE_USE_CPU=1."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def this_share() -> Share:
     """This process of those that `accelerate launch` or torchrun started; else the only one."""
-    state = PartialState()
+    state = processes()
     if state.num_processes == 1:
         return Share()
     return Share(state.process_index, state.num_processes, gather_object)
@@ -202,7 +207,7 @@ def open_evaluated(
     share = this_share()
     run = _run(model)
     place = run.folder if run else model
-    pipe = TextToImagePipeline.from_pretrained(place, device=PartialState().device)
+    pipe = TextToImagePipeline.from_pretrained(place, device=processes().device)
     sides = pipe.unet.config.sample_size
     resolution = (sides if isinstance(sides, int) else sides[0]) * pipe.factor
     if run is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -140,6 +141,7 @@ def test_two_real_processes_write_the_same_file(run, features, tmp_path):
         command = [sys.executable, *launcher, *evaluation, *options]
         done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
+        assert re.search(rf"processes +{world}\n", done.stdout), done.stdout
     assert (one / "results.json").read_bytes() == (two / "results.json").read_bytes()
 
 
