@@ -12,10 +12,10 @@ from autoencoder.latents import decode, encode_moments
 from autoencoder.objective import Objective
 from autoencoder.perceptual import ssim
 from ldm import keyed
-from ldm.data.example import BadImage, Source
-from ldm.data.pixels import to_pixels
+from ldm.data.example import Source
 from ldm.errors import UserError
 from ldm.evaluation.feature_network import random_feature_network
+from ldm.evaluation.feature_training import pixels_of
 from ldm.evaluation.features import Extractor, load_extractor
 from ldm.evaluation.frechet import frechet_distance, moments
 from ldm.training.run import Run
@@ -33,17 +33,9 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 def held_out_pixels(source: Source, resolution: int) -> Tensor:
     """Images spread over all of `source`, centre crops, uint8 (N, 3, R, R)."""
-    wanted = min(len(source), MOST_PIXELS // resolution**2)
-    crops: list[Tensor] = []
-    for k in range(wanted):
-        try:
-            image = source.image(k * len(source) // wanted)
-        except BadImage:
-            continue
-        crops.append(to_pixels(image, resolution, "center", flip=False))
-    if not crops:
+    if not len(source):
         raise UserError("no image is held out to judge by: set data.validation or data.holdout")
-    return torch.stack(crops)
+    return pixels_of(source, resolution, MOST_PIXELS // resolution**2)[0]
 
 
 class Evaluation:

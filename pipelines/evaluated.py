@@ -14,6 +14,7 @@ from torch import Tensor
 from ldm import keyed
 from ldm.config import DataConfig
 from ldm.data.example import Source
+from ldm.data.order import subset
 from ldm.data.pixels import normalise
 from ldm.data.quarantine import checked
 from ldm.data.source import Split, open_source
@@ -87,9 +88,10 @@ class Evaluated:
         return chosen
 
     def prompts(self, count: int) -> list[str]:
-        """`count` captions of held-out images, over again where there are fewer."""
+        """Captions of `count` held-out images, over again where there are fewer."""
         captions = self.captions("validation")
-        return [captions[i % len(captions)] for i in range(count)]
+        rounds, rest = divmod(count, len(captions))
+        return captions * rounds + [captions[i] for i in subset(len(captions), rest, self.seed)]
 
     def sample(self, prompts: Sequence[str], setting: Setting | None = None) -> Tensor:
         """Images uint8 (N, 3, H, W): the i-th from its prompt and the i-th seed."""
@@ -117,14 +119,18 @@ class Evaluated:
         return steps * (2 if setting.guidance > 1 else 1)
 
     @cached_property
-    def encoded(self) -> dict[tuple[str, int], Tensor]:
+    def encoded(self) -> dict[tuple[str, int], tuple[Tensor, list[str]]]:
         return {}
 
-    def latents(self, split: str, count: int) -> Tensor:
-        """Latents (N, C, h, w) of the first images, drawn from their posterior by keyed noise."""
+    def examples(self, split: str, count: int) -> tuple[Tensor, list[str]]:
+        """Latents (N, C, h, w) of `count` images out of all, and their captions.
+
+        The latents are drawn from their posteriors by keyed noise.
+        """
         key = (split, count)
         if key not in self.encoded:
-            pixels, indices = pixels_of(self.sources[split], self.resolution, count)
+            pixels, indices = pixels_of(self.sources[split], self.resolution, count, self.seed)
+            captions = self.captions(split)
             shape = self.pipe.latent_shape(self.resolution, self.resolution)
 
             def work(piece: list[int]) -> Tensor:
@@ -133,7 +139,8 @@ class Evaluated:
                 return encode(self.pipe.vae, normalise(pixels[piece]).to(self.device), noise)
 
             with evaluating(self.pipe.vae):
-                self.encoded[key] = in_pieces(work, len(pixels), self.share)
+                x0 = in_pieces(work, len(pixels), self.share)
+            self.encoded[key] = x0, [captions[i] for i in indices]
         return self.encoded[key]
 
     def network(self, prompts: Sequence[str | None]) -> Network:
@@ -153,8 +160,8 @@ class Evaluated:
         return self.pipe.spec.denoiser(self.network(prompts))
 
     def loss_by_level(self, split: str, count: int) -> LossByLevel:
-        """The loss curve on the first images of a split, each under its caption."""
-        x0, captions = self.latents(split, count), self.captions(split)
+        """The loss curve on `count` images of a split, each under its caption."""
+        x0, captions = self.examples(split, count)
         spec = self.pipe.spec
 
         def losses(x0: Tensor, eps: Tensor, t: Tensor, indices: list[int]) -> Tensor:

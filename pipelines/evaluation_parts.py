@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm.data.order import subset
 from ldm.diffusion.plane import Level, clean, error_gain
 from ldm.errors import UserError
 from ldm.evaluation.adherence import Row, by_wanted, table, total
@@ -35,8 +36,11 @@ def metrics(job: Job) -> dict[str, Any]:
     job.found["features"] = features
     label = job.extractor.label
     if job.writes:
-        shown = list(zip(prompts, pictures(images[:SHOWN]), strict=False))
-        tiles = [captioned_grid([(prompt or "(none)", [image])]) for prompt, image in shown]
+        shown = subset(len(images), SHOWN, job.subject.seed)
+        tiles = [
+            captioned_grid([(prompts[i] or "(none)", [image])])
+            for i, image in zip(shown, pictures(images[shown]), strict=True)
+        ]
         tiled(tiles, columns=8).save(job.folder / "samples.png")
     seed = job.subject.seed
     held_out = job.reference("validation")
@@ -127,8 +131,8 @@ def _bound_levels(job: Job) -> list[Level]:
 def likelihood(job: Job) -> dict[str, Any]:
     """The bound by term and level, and the probability flow's density on a few images."""
     subject = job.subject
-    captions, schedule = subject.captions("validation"), subject.pipe.spec.schedule
-    x0 = subject.latents("validation", job.amounts.bound[0])
+    schedule = subject.pipe.spec.schedule
+    x0, captions = subject.examples("validation", job.amounts.bound[0])
 
     def bound(piece: list[int]) -> Any:
         return subject.denoiser([captions[i] for i in piece])
@@ -150,7 +154,8 @@ def memorisation(job: Job) -> dict[str, Any]:
     held_out = nearest(job.reference("validation"), training, mirrored)
     closest = samples.closest(8)
     if job.writes:
-        crops, _ = pixels_of(job.subject.sources["train"], job.subject.resolution)
+        source, most = job.subject.sources["train"], job.amounts.reference
+        crops, _ = pixels_of(source, job.subject.resolution, most)
         made = pictures(images[closest])
         real = pictures(crops[samples.neighbour[closest]])
         rows = [

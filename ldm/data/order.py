@@ -9,6 +9,8 @@ import numpy as np
 
 from ldm.errors import UserError
 
+FIXED = -1  # the epoch that no training reaches: its order chooses what is evaluated
+
 
 class Slot(NamedTuple):
     """One place of one optimizer step, and the example that stands in it."""
@@ -35,6 +37,11 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     order = np.argsort(ranks, kind="stable")
     order.flags.writeable = False  # it is shared by the cache
     return order
+
+
+def subset(n: int, count: int, seed: int = 0) -> list[int]:
+    """At most `count` of range(n), drawn from all of it, rising: folders are sorted by class."""
+    return sorted(permutation(seed, FIXED, n)[:count].tolist())
 
 
 def slot_at(seed: int, n: int, batch_size: int, step: int, slot: int, shuffle: bool = True) -> Slot:

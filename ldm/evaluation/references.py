@@ -30,7 +30,7 @@ def reference_features(
     mirrored: bool = False,
     most: int = MOST,
 ) -> Tensor:
-    """Features (n, D) of the first `most` images, cropped and resized as training sees them.
+    """Features (n, D) of at most `most` images out of all, as training crops and resizes them.
 
     The file's name is a hash of the images, their transform and the extractor with its weights.
     """

@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from ldm import keyed
 from ldm.conditioning import Conditioner
 from ldm.config import TrainConfig
-from ldm.data.order import Slot, permutation
+from ldm.data.order import Slot, subset
 from ldm.diffusion.loss import Network
 from ldm.diffusion.schedules import Schedule
 from ldm.scheduler_config import Spec
-
-FIXED = -1  # the epoch that no training reaches: its order chooses what is evaluated
 
 
 class LatentDiffusion(nn.Module):
@@ -119,7 +117,7 @@ class Examples:
 
     def fixed(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` keyed examples for evaluation: (x0, condition), the same at every call."""
-        indices = permutation(self.seed, FIXED, len(self.latents))[:count].tolist()
+        indices = subset(len(self.latents), count, self.seed)
         noise = [keyed.normal(self.latents.shape, self.seed, "fixed", i) for i in indices]
         x0 = self.latents.sample(
             indices, [0] * len(indices), [False] * len(indices), torch.stack(noise)

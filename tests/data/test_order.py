@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ldm.data.order import Slot, micro_batches, permutation, slot_at
+from ldm.data.order import Slot, micro_batches, permutation, slot_at, subset
 from ldm.errors import UserError
 
 
@@ -30,6 +30,15 @@ def test_places_in_the_order_are_uniform():
     counts = np.stack([np.bincount(column, minlength=10) for column in first.T])
     chi2 = ((counts - 400) ** 2 / 400).sum()
     assert chi2 < 81 + 5 * np.sqrt(2 * 81)  # 9 x 9 degrees of freedom, five sigma
+
+
+def test_a_subset_is_drawn_from_the_whole_range():
+    assert subset(5, 9) == subset(5, 5) == [0, 1, 2, 3, 4]
+    assert subset(5, 0) == []
+    few = subset(500, 50, seed=1)
+    assert len(set(few)) == 50 and few == sorted(few) and few != subset(500, 50, seed=2)
+    counts = np.histogram(few, bins=5, range=(0, 500))[0]  # five classes, one folder after another
+    assert counts.min() >= 10 - 3 * np.sqrt(50 * 0.2 * 0.8)
 
 
 def test_each_epoch_sees_every_example_once_across_batch_ends():

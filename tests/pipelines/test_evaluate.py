@@ -14,6 +14,7 @@ from conftest import tiny_pipeline
 from safetensors.torch import load_file
 from small_evaluation import AMOUNTS, DATA, features_in, small, trained_run
 
+from ldm.data.example import BadImage, Subset
 from ldm.data.source import open_source
 from ldm.errors import UserError
 from ldm.evaluation.features import load_extractor
@@ -155,6 +156,46 @@ def test_the_cost_of_a_setting_is_what_the_network_does(sampler, guidance, tmp_p
     images = who.sample(["a red flower"] * 16, setting)
     assert images.shape == (16, 3, 16, 16) and images.dtype == torch.uint8
     assert sum(seen) == 16 * who.evaluations(setting)
+
+
+class OneBad(Subset):
+    """The same, but its third image cannot be read."""
+
+    def image(self, index):
+        if index == 2:
+            raise BadImage("third", "it is torn")
+        return super().image(index)
+
+
+def by_caption(split):
+    """The drawn flowers, sorted as folders of classes are."""
+    source = open_source(DATA, split)
+    return Subset(source, sorted(range(len(source)), key=source.captions))
+
+
+def test_some_examples_are_of_all_classes_and_keep_their_captions(tmp_path):
+    sources = {split: by_caption(split) for split in ("train", "validation")}
+    who = replace(subject(folder=tmp_path), sources=sources)
+    n = len(sources["train"])
+    everything, captions = who.examples("train", n)
+    assert captions == who.captions("train")
+
+    some, named = who.examples("train", 12)
+    apart = (some[:, None] - everything).flatten(2).norm(dim=-1)
+    places = apart.argmin(1).tolist()
+    assert apart.min(1).values.max() < 1e-4 and len(set(places)) == 12
+    assert named == [captions[i] for i in places]
+    assert min(places) < n / 3 and max(places) > 2 * n / 3
+
+    n = len(sources["validation"])
+    prompts = who.prompts(n + 6)
+    assert prompts[:n] == who.captions("validation")
+    assert len(prompts) == n + 6 and prompts[n:] != prompts[:6]
+
+    broken = OneBad(sources["train"].source, sources["train"].indices)
+    rest, named = replace(who, sources=sources | {"train": broken}).examples("train", 60)
+    assert named == captions[:2] + captions[3:]
+    torch.testing.assert_close(rest, torch.cat([everything[:2], everything[3:]]))
 
 
 def test_samples_are_those_of_the_pipeline_one_by_one(tmp_path):
