@@ -41,6 +41,8 @@ def as_text(results: dict[str, Any]) -> str:
         )
     if "sweep" in results:
         blocks.append(_sweep_text(results["sweep"]))
+    if "ema" in results:
+        blocks.append(_ema_text(results["ema"]))
     for name, reason in results["missing"].items():
         blocks.append(f"{name}: none, because {reason}")
     return "\n\n".join(blocks)
@@ -57,11 +59,22 @@ def _levels_text(curves: dict[str, Any]) -> str:
 def _sweep_text(sweep: dict[str, Any]) -> str:
     lines = [f"{'sampler':10} {'steps':>5} {'guidance':>8} {'evals':>6}  figures"]
     for point in sweep["points"]:
-        figures = "  ".join(f"{f['name']} {f['value']:.4g}" for f in point["figures"])
         lines.append(
             f"{point['sampler']:10} {point['steps']:5} {point['guidance']:8g} "
-            f"{point['evaluations']:6}  {figures}"
+            f"{point['evaluations']:6}  {_figures(point)}"
         )
     lines.append(f"best: {sweep['best']}; as good and cheapest: "
                  f"{sweep['cheapest_within_1_percent']}")  # fmt: skip
     return "\n".join(lines)
+
+
+def _ema_text(ema: dict[str, Any]) -> str:
+    lines = [f"{'EMA length':10} {'held-out loss':>15}  figures, by {ema['setting']}"]
+    for row in ema["lengths"]:
+        loss = f"{row['loss']:.4f} ± {row['loss_standard_error']:.4f}"
+        lines.append(f"{row['length']:10g} {loss:>15}  {_figures(row)}")
+    return "\n".join(lines)
+
+
+def _figures(row: dict[str, Any]) -> str:
+    return "  ".join(f"{f['name']} {f['value']:.4g}" for f in row["figures"])

@@ -72,6 +72,9 @@ def test_one_command_gives_the_whole_table(results):
     assert {"samples.png", "nearest.png", "loss_by_level.png", "results.txt"} <= {
         path.name for path in folder.iterdir()
     }
+    text = (folder / "results.txt").read_text()
+    for row in [*found["sweep"]["points"], *found["ema"]["lengths"]]:
+        assert f"fd {row['figures'][0]['value']:.4g}  kid" in text
     times = json.loads((folder / "timing.json").read_text())
     assert set(times["predicted"]) == set(times["taken"]) == set(PARTS)
 
