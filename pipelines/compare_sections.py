@@ -1,5 +1,6 @@
 """The sections of a comparison of runs; each is "" where no run has anything to show."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from html import escape
@@ -58,28 +59,36 @@ def samples(runs: Runs) -> str:
 
 
 def quality(runs: Runs) -> str:
-    """Every metric of every run; a figure is bold where its interval is apart from all others'."""
+    """Every metric of every run; a figure is bold where its interval is apart from all others'.
+
+    None is where images or features differ; and no FD at another number of samples, its bias.
+    """
     measured = [told.measured("metrics") | told.measured("clip") for told in runs]
     names = list(dict.fromkeys(name for one in measured for name in one))
-    features = {told.results["features"] for told in runs if told.results}
+    keys = ("features", "resolution", "data")
+    setups = {json.dumps([told.results[k] for k in keys]) for told in runs if told.results}
     rows = []
     for name in names:
         found = [one.get(name) for one in measured]
-        best = _best([m for m in found if m]) if len(features) == 1 else None
+        best = _best([m for m in found if m]) if len(setups) == 1 else None
         cells = [interval(m) if m else "" for m in found]
         bold = [f"<b>{c}</b>" if m and m is best else c for m, c in zip(found, cells, strict=True)]
         rows.append([escape(name_of(name)), *bold])
     if not rows:
         return ""
+    counts = [[m.n for m in one.values()][:1] for one in measured]
+    rows.append(["samples", *(f"{n[0]:,}" if n else "" for n in counts)])
     table = grid(("", *(told.name for told in runs)), rows)
-    if len(features) == 1:
-        return table + f'<p class="note">{escape(features.pop())}</p>'
-    return table + '<p class="ill">Measured with different features: not comparable.</p>'
+    if len(setups) == 1:
+        return table + f'<p class="note">{escape(json.loads(setups.pop())[0])}</p>'
+    said = "Measured with different features or against different images: not comparable."
+    return table + f'<p class="ill">{said}</p>'
 
 
 def _best(found: Sequence[Measurement]) -> Measurement | None:
     """The one that is better than all others beyond both intervals, if there is one."""
-    if len(found) < 2:
+    biased = found[0].name == "fd" and len({m.n for m in found}) > 1
+    if len(found) < 2 or biased:
         return None
     if found[0].name in LOWER:
         best = min(found, key=lambda m: m.value)

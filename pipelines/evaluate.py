@@ -104,11 +104,10 @@ def choose_features(subject: Evaluated, spec: str | None, train: bool) -> Extrac
     if spec is not None and not train:
         return load_extractor(spec, subject.device)
     if train and subject.share.rank == 0 and not _trained_on(folder, subject):
-        name = Path(subject.run.config.data.source).name if subject.run else "this data"
         train_features(
             subject.sources["train"],
             folder,
-            name,
+            subject.data,
             subject.resolution,
             FEATURE_STEPS,
             seed=subject.seed,

@@ -17,7 +17,7 @@ from ldm.data.example import Source
 from ldm.data.order import subset
 from ldm.data.pixels import normalise
 from ldm.data.quarantine import checked
-from ldm.data.source import Split, open_source
+from ldm.data.source import Needs, Split, open_source
 from ldm.diffusion.denoise import Denoiser
 from ldm.diffusion.loss import Network, denoising_loss
 from ldm.diffusion.plane import Level
@@ -28,7 +28,6 @@ from ldm.evaluation.sharing import MICRO_BATCH, Share, in_pieces
 from ldm.evaluation.sweep import Setting
 from ldm.inference import evaluating
 from ldm.training.checkpoint import load_newest
-from ldm.training.run import NEEDS
 from pipelines.averaged import load_weights, weights_of
 from pipelines.base import Guidance
 from pipelines.pixels import encode
@@ -64,6 +63,7 @@ class Evaluated:
     seed: int = 0
     share: Share = field(default_factory=Share)
     tick: Callable[[int], object] = lambda evaluations: None  # progress, in network evaluations
+    data: str = "this data"  # its name
 
     def __post_init__(self) -> None:
         self.pipe.set_progress_bar_config(disable=True)
@@ -207,7 +207,7 @@ def open_evaluated(
     seed: int = 0,
     caption: str | None = None,
 ) -> Evaluated:
-    """A run, pipeline folder or Hub name, with its own data or with `data`.
+    """A run, pipeline folder or Hub name, with its own data or `data` with its `caption` column.
 
     Raises UserError where there is no such model, or no data for it.
     """
@@ -217,26 +217,31 @@ def open_evaluated(
     pipe = TextToImagePipeline.from_pretrained(place, device=processes().device)
     sides = pipe.unet.config.sample_size
     resolution = (sides if isinstance(sides, int) else sides[0]) * pipe.factor
-    if run is not None:
-        config = run.config.data if data is None else replace(run.config.data, source=data)
-    elif data is not None:
-        config = DataConfig(source=data, resolution=resolution, caption=caption)
-    else:
+    if run is None and data is None:
         raise UserError(f"{model} is no run, so its data is not known: name some with --data")
+    config = run.config.data if run else DataConfig(resolution=resolution)
+    if data is not None:
+        config = replace(config, source=data, validation=None, image=None, caption=None, label=None)
+    if caption is not None:
+        config = replace(config, caption=caption)
     folder = Path(out) if out else (run.folder if run else Path("runs") / Path(model).name)
     folder = folder if out else folder / "evaluation"
-    data_seed, kind = (run.config.seed, run.config.conditioning.kind) if run else (0, "joint")
+    needs, data_seed = _needs(pipe), run.config.seed if run else 0
     sources: dict[str, Source] = {
-        split: checked(
-            open_source(config, split, data_seed, NEEDS.get(kind, "caption")),
-            folder / "cache" / split,
-        )
+        split: checked(open_source(config, split, data_seed, needs), folder / "cache" / split)
         for split in SPLITS
     }
     for split, source in sources.items():
         if not len(source):
             raise UserError(f"the {split} set is empty: there is nothing to measure against")
-    return Evaluated(pipe, sources, resolution, folder, run, seed, share)
+    name = Path(config.source).name
+    return Evaluated(pipe, sources, resolution, folder, run, seed, share, data=name)
+
+
+def _needs(pipe: TextToImagePipeline) -> Needs:
+    """What the images must have for this pipeline's conditioning."""
+    words = pipe.conditioner.words
+    return "caption" if words is None else "label" if words else "nothing"
 
 
 def _run(model: str) -> RunRecord | None:

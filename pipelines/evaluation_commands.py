@@ -34,7 +34,7 @@ def evaluate(args: Namespace) -> None:
 def evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN_OR_NAME")
     parser.add_argument("--data", help="a folder, file or Hub name; a run's own data unless given")
-    parser.add_argument("--caption", metavar="COLUMN", help="of --data, where it is not found")
+    parser.add_argument("--caption", metavar="COLUMN", help="of captions, where it is not found")
     parser.add_argument("--samples", type=int, default=500, metavar="N")
     parser.add_argument(
         "--features",

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.data.order import subset
+from ldm.data.pixels import to_pixels
 from ldm.diffusion.plane import Level, clean, error_gain
 from ldm.errors import UserError
 from ldm.evaluation.adherence import Row, by_wanted, table, total
@@ -154,10 +155,11 @@ def memorisation(job: Job) -> dict[str, Any]:
     held_out = nearest(job.reference("validation"), training, mirrored)
     closest = samples.closest(8)
     if job.writes:
-        source, most = job.subject.sources["train"], job.amounts.reference
-        crops, _ = pixels_of(source, job.subject.resolution, most)
+        source = job.subject.sources["train"]
+        chosen = subset(len(source), job.amounts.reference)
+        found = [source.image(chosen[i]) for i in samples.neighbour[closest].tolist()]
+        real = pictures(torch.stack([to_pixels(x, job.subject.resolution) for x in found]))
         made = pictures(images[closest])
-        real = pictures(crops[samples.neighbour[closest]])
         rows = [
             (f"{float(samples.ratio[i]):.2f}", [a, b])
             for i, a, b in zip(closest, made, real, strict=True)

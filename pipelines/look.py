@@ -6,13 +6,9 @@ from pathlib import Path
 from ldm import keyed
 from ldm.config import load_config
 from ldm.data.example import BadImage, Source
-from ldm.data.source import Needs, open_source
+from ldm.data.source import NEEDS, open_source
 from pipelines.grid import captioned_grid, tiled
 
-NEEDS: dict[str, Needs] = {
-    "class": "label",
-    "none": "nothing",
-}  # what a conditioning reads of the data
 SHOWN = 160  # pixels
 
 

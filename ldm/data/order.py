@@ -51,6 +51,17 @@ def slot_at(seed: int, n: int, batch_size: int, step: int, slot: int, shuffle: b
     return Slot(step, slot, index, epoch)
 
 
+def micro_batch_size(batch_size: int, accumulation: int, world: int) -> int:
+    """Examples that a process sees at once. Raises UserError where the batch does not divide."""
+    parts = accumulation * world
+    if batch_size % parts:
+        raise UserError(
+            f"a batch of {batch_size} does not divide into {accumulation} accumulation x {world} "
+            f"processes; choose a batch_size that is a multiple of {parts}"
+        )
+    return batch_size // parts
+
+
 def micro_batches(
     seed: int,
     n: int,
@@ -71,12 +82,7 @@ def micro_batches(
     """
     if n < 1:
         raise UserError("the data set is empty: there is nothing to train on")
-    parts = accumulation * world
-    if batch_size % parts:
-        raise UserError(
-            f"a batch of {batch_size} does not divide into {accumulation} accumulation x {world} "
-            f"processes; choose train.batch_size as a multiple of {parts}"
-        )
+    micro_batch_size(batch_size, accumulation, world)
     return _micro_batches(seed, n, batch_size, accumulation, world, rank, start, stop, shuffle)
 
 
@@ -91,7 +97,7 @@ def _micro_batches(
     stop: int | None,
     shuffle: bool,
 ) -> Iterator[list[Slot]]:
-    b = batch_size // (accumulation * world)
+    b = micro_batch_size(batch_size, accumulation, world)
     step = start
     while stop is None or step < stop:
         for m in range(accumulation):

@@ -15,9 +15,10 @@ from ldm.data.table import Needs, Table, TableSource
 from ldm.errors import UserError
 from ldm.keyed import uniform
 
-__all__ = ["BadImage", "Example", "Needs", "Source", "Split", "Subset", "open_source"]
+__all__ = ["NEEDS", "BadImage", "Example", "Needs", "Source", "Split", "Subset", "open_source"]
 
 Split = Literal["train", "validation"]
+NEEDS: dict[str, Needs] = {"class": "label", "none": "nothing"}  # of a conditioning; else captions
 DRAWN_SIZE = 20_000
 NO_STREAM = "data.streaming=true reads parquet, webdataset and the Hub; {} needs none: leave it out"
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.first(F.silu(self.norms[0](x)))
         h = self.second(F.silu(self.norms[1](h)))
-        return h + self.shortcut(F.avg_pool2d(x, 2))
+        return h + self.shortcut(F.avg_pool2d(x, 2, ceil_mode=True))
 
 
 class FeatureNetwork(nn.Module):

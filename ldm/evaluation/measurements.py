@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ldm import keyed
+from ldm.data.order import subset
 from ldm.evaluation.adherence import wilson
 from ldm.evaluation.frechet import Moments, frechet_distance, frechet_distances, moments
 from ldm.evaluation.kernels import cmmds, kernel_distances
@@ -117,7 +118,8 @@ def measure(
     add("cmmd", cmmds(x, reference, masks), n)
     if most < n:
         masks = torch.cat([every[:, :most], subsets(most, KEPT, resamples, seed)])
-    for name, values in neighbour_shares(x[:most], reference[:MOST], masks).items():
+    some, others = (f[subset(len(f), MOST, seed)] for f in (x, reference))
+    for name, values in neighbour_shares(some, others, masks).items():
         add(name, values, most)
     return result
 

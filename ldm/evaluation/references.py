@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm.data.example import Source, digest
+from ldm.data.order import subset
+from ldm.data.pixels import to_pixels
 from ldm.evaluation.extractor import BATCH, Extractor
-from ldm.evaluation.feature_training import pixels_of
 from ldm.evaluation.sharing import Share, in_pieces
 
 MOST = 50_000  # images of a reference
@@ -32,7 +34,8 @@ def reference_features(
 ) -> Tensor:
     """Features (n, D) of at most `most` images out of all, as training crops and resizes them.
 
-    The file's name is a hash of the images, their transform and the extractor with its weights.
+    Of a source without bad images, read piece by piece. The file's name is a hash of the images,
+    their transform and the extractor with its weights.
     """
     facts = (source.image_fingerprint, resolution, mirrored, most, extractor.label)
     path = folder / f"reference_{digest(*facts)[:16]}.safetensors"
@@ -40,10 +43,13 @@ def reference_features(
     known = share.gather([_read(path) if share.rank == 0 else None])[0]
     if known is not None:
         return known
-    pixels, _ = pixels_of(source, resolution, most)
-    if mirrored:
-        pixels = pixels.flip(-1)
-    features = in_pieces(lambda piece: extractor(pixels[piece]), len(pixels), share, BATCH)
+    chosen = subset(len(source), most)
+
+    def work(piece: list[int]) -> Tensor:
+        crops = torch.stack([to_pixels(source.image(chosen[i]), resolution) for i in piece])
+        return extractor(crops.flip(-1) if mirrored else crops)
+
+    features = in_pieces(work, len(chosen), share, BATCH)
     if share.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")

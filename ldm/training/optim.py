@@ -66,7 +66,8 @@ class GuardedStep:
         clip: float,
         patience: int = 10,
     ) -> None:
-        self.accelerator, self.optimizer, self.clip = accelerator, optimizer, clip
+        self.accelerator, self.optimizer = accelerator, optimizer
+        self.clip = clip or math.inf
         self.parameters = [p for p in parameters if p.requires_grad]
         self.patience, self.skipped_in_a_row, self.skipped = patience, 0, 0
 
@@ -87,7 +88,7 @@ class GuardedStep:
         if self.skipped_in_a_row >= self.patience:
             raise Diverged(
                 f"the loss or its gradient was not finite in {self.patience} steps in a row; the "
-                "last checkpoint is whole: lower train.learning_rate, or use "
-                "train.mixed_precision=bf16 or no"
+                "last checkpoint is whole: lower the learning_rate, or use "
+                "mixed_precision=bf16 or no"
             )
         return norm

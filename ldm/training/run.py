@@ -6,25 +6,27 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from tqdm.auto import tqdm
 
 from ldm import keyed
 from ldm.config import Config, TrainConfig, load_config, save_config
 from ldm.data.example import Source
-from ldm.data.order import Slot, micro_batches
+from ldm.data.order import Slot, micro_batch_size, micro_batches
 from ldm.data.quarantine import checked
-from ldm.data.source import Split, open_source
+from ldm.data.source import NEEDS, Split, open_source
 from ldm.errors import UserError
 from ldm.training.state import TrainingState
 from ldm.training.tracking import Metrics
 
-NEEDS: dict[str, Literal["caption", "label", "nothing"]] = {"class": "label", "none": "nothing"}
+PATIENCE = timedelta(hours=24)  # for the process that reads all images while the others wait
 LOG_EVERY = 10  # steps; the loss that is logged is their mean
 
 
@@ -34,12 +36,15 @@ class Run:
     def __init__(self, config: Config, stage: str, train: TrainConfig) -> None:
         self.config, self.train, self.folder = config, train, config.folder / stage
         if train.mixed_precision == "fp16" and not torch.cuda.is_available():
-            raise UserError("train.mixed_precision=fp16 needs a GPU; use bf16 or no on the CPU")
+            raise UserError("mixed_precision=fp16 needs a GPU; use bf16 or no on the CPU")
         self.accelerator = Accelerator(
             mixed_precision=train.mixed_precision,
             log_with=None if train.tracker == "none" else train.tracker,
             project_dir=self.folder,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
+        world = self.accelerator.num_processes
+        micro_batch_size(train.batch_size, train.accumulation, world)  # or be refused
         atexit.register(self.accelerator.state.destroy_process_group)  # an export still needs it
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         self.main = self.accelerator.is_main_process
@@ -78,8 +83,10 @@ class Run:
         with self.accelerator.main_process_first():  # the others find what it left in the cache
             for split in get_args(Split):
                 found = open_source(self.config.data, split, self.config.seed, needs)
-                sound[split] = checked(found, self.config.folder / "cache" / split)
+                sound[split] = checked(found, self.config.folder / "cache" / "images" / split)
                 self.rejected[split] = len(found) - len(sound[split])
+        if not len(sound["validation"]):
+            raise UserError("no image is held out to judge by: set data.validation or data.holdout")
         for split, source in sound.items():
             for note in source.notes:
                 self.say(f"{split} images: {note}")
@@ -146,8 +153,8 @@ class Run:
                 tracker.finish()
 
     def due(self, step: int, every: int) -> bool:
-        """Whether `step` is a multiple of `every`, or the last one."""
-        return step % every == 0 or step == self.train.steps
+        """Whether `step` is a multiple of `every` (0: never), or the last one."""
+        return (every > 0 and step % every == 0) or step == self.train.steps
 
     def log(self, step: int, **values: float) -> None:
         """Take the figures of one step; every LOG_EVERY steps their means are recorded."""

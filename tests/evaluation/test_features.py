@@ -202,6 +202,11 @@ def test_frechet_distance_rises_with_damage(damage, images, untrained):
     assert all(a < b for a, b in pairwise(curve)), curve
 
 
+@pytest.mark.parametrize("side", [40, 72, 100])
+def test_any_resolution_has_features(side):
+    assert random_feature_network(side)(torch.zeros(2, 3, side, side)).shape == (2, 128)
+
+
 def test_frechet_distance_rises_as_modes_are_dropped(images, untrained):
     source = open_source(DataConfig(source="drawn", size=240, resolution=32))
     features = untrained.extract(pixels_of(source, 32)[0])

@@ -171,6 +171,13 @@ def test_recall_and_coverage_see_dropped_modes_that_frechet_distance_does_not():
     assert half["precision"] > 0.9
 
 
+def test_a_reference_in_the_order_of_its_classes_is_cut_fairly(monkeypatch):
+    monkeypatch.setattr("ldm.evaluation.measurements.MOST", 400)
+    reference = torch.cat([ring([0], 600, 1), ring([4], 600, 2)])  # one class after the other
+    found = values(ring([4], 200, 3), reference, resamples=4)
+    assert found["precision"] > 0.9 and 0.3 < found["recall"] < 0.7
+
+
 def test_precision_sees_samples_that_are_not_real():
     real, noisy = ring(range(8), 800, 0), ring(range(8), 800, 1)
     noisy[::2] *= 0.5
