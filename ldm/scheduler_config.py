@@ -135,7 +135,8 @@ class Spec:
         name = sampler or self.sampler
         solve = _named(SAMPLERS, name, "sampler")
         options = {**(self.sampler_args if name == self.sampler else {}), **options}
-        if name == self.sampler == "ddim" and self.grid in ("leading", "trailing", "linspace"):
+        stock = name == self.sampler == "ddim" and self.grid in ("leading", "trailing", "linspace")
+        if stock and class_of(name, self.schedule_name) == "DDIMScheduler":
             options.setdefault("targets", self._ddim_targets(num_inference_steps, levels))
         if levels is None:
             levels = self.levels(num_inference_steps)

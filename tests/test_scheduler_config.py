@@ -294,6 +294,23 @@ def test_every_grid_of_the_config_is_exported(grid, sampler):
     )
 
 
+@pytest.mark.parametrize("grid", ["leading", "linspace"])
+@pytest.mark.parametrize(
+    "schedule, prediction, args", [("flow", "flow", {"shift": 3.0}), ("edm", "edm", {})]
+)
+def test_ddim_visits_the_levels_of_its_grid_where_diffusers_has_none(
+    schedule, prediction, args, grid
+):
+    config = DiffusionConfig(schedule=schedule, schedule_args=args, prediction=prediction)
+    spec = Spec.from_diffusion_config(config, grid=grid)
+    noise, levels = draws(SHAPE, 1, seed=7)[0], spec.levels(20)
+    x = spec.initial(noise)
+    net, label = network(SHAPE), spec.schedule.label
+    denoise = spec.denoiser(lambda x, level: net(x, float(label(level.t))))
+    *_, expected = SAMPLERS["ddim"](denoise, x, levels)
+    torch.testing.assert_close(our_loop(spec, net, noise, 20, []), expected)
+
+
 @pytest.mark.parametrize("schedule", [s for s in SCHEDULES if s != "table"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_name_combines(schedule, sampler):
