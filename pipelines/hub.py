@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -143,7 +143,7 @@ def _training(run: RunRecord) -> str:
     config = run.config
     source = config.data.source
     if Path(source).expanduser().exists():
-        source = f"a local data set, `{Path(source).name}`"  # nobody's folders are published
+        source = f"a local data set, `{Path(source).name}`"
     lines = [
         "## Training",
         f"Data: {source}, at {config.data.resolution} x {config.data.resolution} pixels. "
@@ -153,17 +153,23 @@ def _training(run: RunRecord) -> str:
     ]
     if figures := _figures(run):
         lines += ["| figure at the last step | value |\n|---|---|\n" + "\n".join(figures)]
-    yaml = OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip()
-    for path in (
-        config.data.source,
-        config.data.validation,
-        config.autoencoder.path,
-        config.output,
-    ):
-        if path and Path(path).expanduser().is_absolute():
-            yaml = yaml.replace(str(path), Path(path).name)
+    settings = OmegaConf.to_container(OmegaConf.structured(config))
+    yaml = OmegaConf.to_yaml(OmegaConf.create(_without_folders(settings))).rstrip()
     lines += [f"<details><summary>Configuration</summary>\n\n```yaml\n{yaml}\n```\n\n</details>"]
     return "\n\n".join(lines)
+
+
+def _without_folders(value: Any) -> Any:
+    """Settings with only the name of each absolute path: nobody's folders are published."""
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    if not isinstance(value, str) or "://" in value:
+        return value
+    kind, colon, place = value.rpartition(":")  # such as trained:/home/me/features
+    path = Path(place).expanduser()
+    return f"{kind}{colon}{path.name}" if path.is_absolute() else value
 
 
 def _figures(run: RunRecord) -> list[str]:

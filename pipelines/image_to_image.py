@@ -75,12 +75,20 @@ def refuse_strength(strength: float, steps: int) -> None:
         )
 
 
-def image_tensor(pipeline: LatentPipeline, image: Any, prompts: int) -> Tensor:
-    """What a user gives as `image`, as (prompts, 3, H, W) in [-1, 1] on the pipeline's device."""
+def image_tensor(
+    pipeline: LatentPipeline,
+    image: Any,
+    prompts: int,
+    size: tuple[int | None, int | None] = (None, None),
+) -> Tensor:
+    """What a user gives as `image`, as (prompts, 3, H, W) in [-1, 1] on the pipeline's device.
+
+    Resized to `size`; else its own, rounded down to what the autoencoder takes.
+    """
     if image is None:
         raise UserError("image is missing: pass the picture to start from")
     processor = VaeImageProcessor(vae_scale_factor=pipeline.factor, do_convert_rgb=True)
-    pixels = processor.preprocess(image).to(pipeline.device, torch.float32)
+    pixels = processor.preprocess(image, *size).to(pipeline.device, torch.float32)
     if len(pixels) not in (1, prompts):
         raise UserError(f"{len(pixels)} images for {prompts} prompts: pass one, or one for each")
     return pixels.expand(prompts, -1, -1, -1)

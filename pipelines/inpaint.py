@@ -31,6 +31,8 @@ class InpaintPipeline(LatentPipeline):
         prompt: Prompt = None,
         image: Any = None,
         mask_image: Any = None,
+        height: int | None = None,
+        width: int | None = None,
         strength: float = 1.0,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -48,8 +50,9 @@ class InpaintPipeline(LatentPipeline):
         """Images for each prompt, repainted where `mask_image` is white.
 
         `image` and `mask_image` are PIL images, arrays or tensors as diffusers takes them, one for
-        all prompts or one for each. `strength` below 1 lets the old content shine through. The rest
-        is as in TextToImagePipeline. Raises UserError for what cannot be done.
+        all prompts or one for each, resized to `height` × `width`, the model's own size unless
+        given. `strength` below 1 lets the old content shine through. The rest is as in
+        TextToImagePipeline. Raises UserError for what cannot be done.
         """
         refuse_output_type(output_type)
         steps, scale = self.settings(num_inference_steps, guidance_scale)
@@ -58,9 +61,10 @@ class InpaintPipeline(LatentPipeline):
             each = num_images_per_prompt
             positive, negative = self.context(prompt, negative_prompt, each, guided=scale > 1)
             count = len(positive)
-            pixels = image_tensor(self, image, count // each).repeat_interleave(each, 0)
+            shape = self.latent_shape(height, width)
+            size = (shape[1] * self.factor, shape[2] * self.factor)
+            pixels = image_tensor(self, image, count // each, size).repeat_interleave(each, 0)
             mask = self._mask(mask_image, pixels[::each]).repeat_interleave(each, 0)
-            shape = self.latent_shape(*pixels.shape[-2:])
             draw = draws(generators(seed, generator, count), count, shape, self.device)
             known, noise = encode(self.vae, pixels, draw(-1)), draw(-1)
             levels = self.spec.levels(steps)
@@ -79,7 +83,8 @@ class InpaintPipeline(LatentPipeline):
                 wrap=partial(inpaint, known=known, noise=noise, mask=mask),
                 **options,
             )
-            return self.images(self.run(states, x, levels, callback_on_step_end), output_type)
+            x = self.run(states, x, levels, callback_on_step_end)
+            return self.images(torch.lerp(known, x, mask), output_type)  # levels may end in noise
 
     def _mask(self, image: Any, pixels: Tensor) -> Tensor:
         """1 where a latent is to be painted: (B, 1, h, w) of 0 and 1, as diffusers samples it."""

@@ -16,7 +16,9 @@ def run_folder(name: str | Path) -> Path:
 
     Raises UserError where there is none.
     """
-    for folder in (Path(name), Path(name).parent, Path("runs") / name):
+    place = Path(name)
+    run = place.parent if place.name == "pipeline" else place
+    for folder in (run, Path("runs") / run):
         if (folder / "config.yaml").is_file():
             return folder
     here = sorted(p.parent.name for p in Path("runs").glob("*/config.yaml"))

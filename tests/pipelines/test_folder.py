@@ -25,6 +25,7 @@ from transformers import AutoTokenizer, CLIPTextModel
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
 from pipelines.folder import STOCK_DEFAULTS
+from pipelines.runs import run_folder
 from pipelines.text_to_image import TextToImagePipeline
 
 
@@ -190,6 +191,13 @@ def test_half_precision_variants_are_saved_and_loaded_by_name(tmp_path):
 def test_a_run_folder_is_read_through_its_pipeline_folder(tmp_path):
     tiny_pipeline().save_pretrained(tmp_path / "run" / "pipeline")
     assert TextToImagePipeline.from_pretrained(tmp_path / "run").spec.sampler == "ddim"
+
+
+def test_only_a_runs_own_pipeline_folder_stands_for_the_run(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    assert run_folder(tmp_path / "pipeline") == run_folder(tmp_path) == tmp_path
+    with pytest.raises(UserError, match="no run folder"):
+        run_folder(tmp_path / "another_export")
 
 
 def test_clipping_is_not_exported_because_stock_pipelines_turn_it_off(tmp_path):

@@ -113,9 +113,15 @@ def test_a_card_without_a_run_claims_nothing_about_training(run):
 def test_the_card_does_not_publish_where_the_data_lies(run, tmp_path):
     photos = tmp_path / "home" / "photos"
     photos.mkdir(parents=True)
-    config = replace(run.config, data=replace(run.config.data, source=str(photos)))
+    config = replace(
+        run.config,
+        data=replace(run.config.data, source=str(photos)),
+        conditioning=replace(run.config.conditioning, path=str(tmp_path / "clip")),
+        autoencoder=replace(run.config.autoencoder, features=f"trained:{tmp_path}/features"),
+    )
     card = model_card(tiny_pipeline(), "gardener/tiny", replace(run, config=config))
     assert "a local data set, `photos`" in card
+    assert "path: clip\n" in card and "features: trained:features\n" in card
     assert str(tmp_path) not in card
 
 

@@ -72,14 +72,19 @@ def test_image_to_image_is_diffusers(tmp_path, scheduler, options, strength):
 
 
 @pytest.mark.parametrize("strength", [0.5, 0.8])
-def test_inpainting_is_diffusers(folder, inpaint, strength):
-    stock = quiet(StableDiffusionInpaintPipeline.from_pretrained(folder))
-    images = {"image": picture(), "mask_image": half_mask()}
-    theirs = stock(
-        "rose", **images, height=16, width=16, strength=strength, generator=generator(1), **CALL
-    ).images
-    ours = inpaint("rose", **images, strength=strength, generator=generator(1), **CALL).images
-    assert np.abs(theirs - ours).max() < 2e-4
+@pytest.mark.parametrize("to_one", [True, False])  # Stable Diffusion's last step ends in noise
+def test_inpainting_is_diffusers(tmp_path, strength, to_one):
+    scheduler = DDIMScheduler(**SD_BETAS, timestep_spacing="leading", set_alpha_to_one=to_one)
+    stock_pipeline(scheduler).save_pretrained(tmp_path)
+    stock = quiet(StableDiffusionInpaintPipeline.from_pretrained(tmp_path))
+    inpaint = quiet(InpaintPipeline.from_pretrained(tmp_path))
+    photo = {"image": picture(size=(24, 18)), "mask_image": half_mask((24, 18))}
+    for size in ({}, {"height": 16, "width": 24}):
+        options = {**photo, **size, "strength": strength, **CALL}
+        theirs = stock("rose", generator=generator(1), **options).images
+        ours = inpaint("rose", generator=generator(1), **options).images
+        assert theirs.shape == ours.shape
+        assert np.abs(theirs - ours).max() < 2e-4
 
 
 def test_inpainting_keeps_what_is_black_and_paints_what_is_white(inpaint):
