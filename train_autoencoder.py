@@ -52,6 +52,8 @@ def train(config: Config) -> int:
     )
     evaluate = Evaluation(run, sources["validation"], objective)
     run.say(table(preflight(run, modules, sources, evaluate, shape)))
+    if objective.notice:
+        run.say(objective.notice)
 
     start = run.resume(state)
     batches = examples(run, sources["train"], shape, start)

@@ -61,6 +61,7 @@ def train(config: Config) -> int:
     latents = cached_latents(config, vae, sources)
     conditioner = build_conditioner(config.conditioning, sources["train"].label_names)
     conditioner.encoder.to(device)
+    conditioner.tokens(sample.prompts or [""])  # or be refused now, not at the first preview
     channels, height, width = latents["train"].shape
     unet = build_unet(
         config.unet,
@@ -162,7 +163,9 @@ def keyed_examples(
     if conditioner.trainable:
         condition = TokenTable(conditioner, captions)
     else:
-        condition = TextCache.build(conditioner, captions, config.folder / "cache" / "text")
+        condition = TextCache.build(
+            conditioner, captions, config.folder / "cache" / "text", config.conditioning.cache_dtype
+        )
     return {
         name: Examples(
             latents=cache,
@@ -188,12 +191,13 @@ def preflight(
     train = latents["train"]
     mean, std = (", ".join(f"{x:.2f}" for x in figure.tolist()) for figure in train.statistics)
     modules = dict(model.named_children())
+    captions = (" | ".join(c) for i in range(len(train)) if (c := train.captions(i)))
     return {
         **{
             f"{name} images": f"{len(cache)}, {run.rejected[name] + len(cache.quarantine)} rejected"
             for name, cache in latents.items()
         },
-        "caption": " | ".join(train.captions(0)) or "none: training is unconditional",
+        "caption": next(captions, "none: training is unconditional"),
         "latents": f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
         **budget(modules, run.train, len(train), run.accelerator.num_processes),
         "export": f"for this package alone: {refusal}" if refusal else "stock diffusers",

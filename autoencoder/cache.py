@@ -30,6 +30,7 @@ from ldm.training.shards import (
     write_atomically,
 )
 
+STATISTICS = "statistics.json"
 SHARD = 256  # images per file: what an interrupted encoding loses at most
 TOLERATED = 0.01  # the fraction of images that may be quarantined
 
@@ -66,7 +67,8 @@ class LatentCache:
         ]
         self.views = views
         self.mirrored = mirrors == 2
-        self.statistics = statistics or self._measure()
+        self.measured = statistics is None
+        self.statistics = self._measure() if statistics is None else statistics
 
     @classmethod
     def build(
@@ -117,6 +119,8 @@ class LatentCache:
 
         if not config.autoencoder.standardize:
             statistics = _nominal(vae)
+        elif statistics is None:
+            statistics = _measured(folder)
         cache = cls(open_shards(paths), shape, source, statistics)
         if state.is_main_process:
             cache._record(folder)
@@ -177,11 +181,22 @@ class LatentCache:
         return Statistics(torch.from_numpy(mean_over_all), torch.from_numpy(np.sqrt(variance)))
 
     def _record(self, folder: Path) -> None:
-        """Leave the statistics and the quarantine beside the shards, for people to read."""
+        """Leave the statistics and the quarantine beside the shards."""
         named = [json.dumps({"name": n, "reason": r}) + "\n" for n, r in self.quarantine]
         write_atomically(folder / "quarantine.jsonl", "".join(named).encode())
         figures = {name: value.tolist() for name, value in self.statistics._asdict().items()}
-        write_atomically(folder / "statistics.json", json.dumps(figures, indent=2).encode())
+        if self.measured:
+            write_atomically(folder / STATISTICS, json.dumps(figures, indent=2).encode())
+
+
+def _measured(folder: Path) -> Statistics | None:
+    """What was measured when the rows of this key were first complete."""
+    try:
+        figures = json.loads((folder / STATISTICS).read_text())
+    except FileNotFoundError:
+        return None
+    mean, std = (torch.tensor(figures[k], dtype=torch.float64) for k in Statistics._fields)
+    return Statistics(mean, std)
 
 
 def _nominal(vae: AutoencoderKL) -> Statistics:

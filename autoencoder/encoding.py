@@ -68,7 +68,11 @@ class Encoder:
         rows = {k: range(k * size, min((k + 1) * size, total)) for k in shards}
         batches = [part for shard in rows.values() for part in _split(shard, self.batch)]
         loader = DataLoader(
-            crops, batch_sampler=batches, num_workers=self.workers, collate_fn=_as_is
+            crops,
+            batch_sampler=batches,
+            num_workers=self.workers,
+            collate_fn=_as_is,
+            generator=torch.Generator(),  # a cache that is there must not change initial weights
         )
         images = sum(map(len, rows.values()))
         bar = tqdm(total=images, desc=title, unit="img", disable=quiet, smoothing=0.05)

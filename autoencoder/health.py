@@ -156,8 +156,9 @@ def robustness_verdict(vae: AutoencoderKL, posterior: Posterior) -> Verdict:
 
 def equivariance_verdict(vae: AutoencoderKL, pixels: Tensor, posterior: Posterior) -> Verdict:
     """How much of the half-size image's variance half-size latents decode to."""
-    half = F.avg_pool2d(pixels, 2)
-    decoded = decode(vae, F.avg_pool2d(posterior.mean, 2)).to(half.device)
+    height, width = (max(1, side // 2) for side in posterior.mean.shape[-2:])
+    decoded = decode(vae, F.adaptive_avg_pool2d(posterior.mean, (height, width))).to(pixels.device)
+    half = F.adaptive_avg_pool2d(pixels, (decoded.shape[-2], decoded.shape[-1]))
     unexplained = (decoded - half).square().mean() / half.var((0, 2, 3), correction=0).mean()
     share = float(1 - unexplained)
     return judged(

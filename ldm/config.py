@@ -53,13 +53,13 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     epsilon: float = 1e-8
     weight_decay: float = 0.01
-    clip: float = 1.0  # largest gradient norm
+    clip: float = 1.0  # largest gradient norm; 0: any
     ema_decay: float = 0.999
     ema_snapshots: int = 0  # stage 2: steps between those from which any other EMA can be made
     mixed_precision: str = "no"  # no, bf16 or fp16
     gradient_checkpointing: bool = False
     compile: bool = False
-    checkpoint_every: int = 1000
+    checkpoint_every: int = 1000  # 0: only at the end, as for evaluate_every
     keep_checkpoints: int = 2
     evaluate_every: int = 1000
     tracker: str = "tensorboard"  # any of Accelerate's, or none
@@ -112,6 +112,7 @@ class ConditioningConfig:
     path: str | None = None  # clip and t5: folder or Hub name
     model: dict[str, Any] = field(default_factory=dict)  # joint: arguments of CLIPTextConfig
     dropout: float = 0.1  # captions dropped for classifier-free guidance
+    cache_dtype: str = "float32"  # of what a frozen encoder makes of the captions, or float16
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 
 import train_ldm
@@ -74,6 +77,9 @@ def experiment(tmp_path_factory) -> Path:
     tiny = {"block_out_channels": [8, 8, 8], "norm_num_groups": 4}
     build_autoencoder(tiny).save_pretrained(folder / "vae")
     (folder / "tiny.yaml").write_text(YAML)
+    (folder / "mute.yaml").write_text(
+        re.sub("conditioning: .*", "conditioning: {kind: none}", YAML)
+    )
     return folder
 
 
@@ -83,8 +89,8 @@ def overrides(experiment: Path, name: str, words: str) -> list[str]:
     return [*places, *length, *words.split()]
 
 
-def trained(experiment: Path, name: str, words: str, before=None) -> int:
-    return run("train_ldm", experiment / "tiny.yaml", overrides(experiment, name, words), before)
+def trained(experiment: Path, name: str, words: str, before=None, yaml="tiny.yaml") -> int:
+    return run("train_ldm", experiment / yaml, overrides(experiment, name, words), before)
 
 
 def family(experiment: Path, name: str) -> Path:
@@ -94,8 +100,8 @@ def family(experiment: Path, name: str) -> Path:
     return folder
 
 
-def speak_to(path: str) -> None:
-    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), 1)
+def speak_to(path: str, stream: int = 1) -> None:
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -220,3 +226,55 @@ def test_what_cannot_work_is_refused_before_anything_is_read_or_written(
     with pytest.raises(UserError, match=message):
         train_ldm.train(replace(config, data=replace(config.data, source="no/such-data")))
     assert not (experiment / "refused").exists()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """More than two hundred pictures, one of which ends too early."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(220):
+        noise = rng.integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{i:03d}.png")
+    torn = folder / "007.png"
+    torn.write_bytes(torn.read_bytes()[:300])
+    return folder
+
+
+def of_photos(photos: Path, words: str) -> str:
+    return f"data.source={photos} data.size=null sample.prompts=[] {words}"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("data.holdout=0", "no image is held out"),
+        ("train.accumulation=3", "a batch of 4 does not divide"),
+    ],
+)
+def test_what_cannot_work_with_the_data_is_refused_before_it_is_encoded(
+    experiment, photos, tmp_path, words, message
+):
+    ears = partial(speak_to, f"{tmp_path}/words", 2)
+    assert trained(experiment, "early", of_photos(photos, words), ears, "mute.yaml") == 1
+    assert f"UserError: {message}" in (tmp_path / "words").read_text()
+    assert not list((experiment / "early").rglob("*.arrow"))
+
+
+def test_a_prompt_that_the_model_cannot_take_is_refused_before_the_first_step(
+    experiment, photos, tmp_path
+):
+    words = of_photos(photos, "data.holdout=0.5 sample.prompts=[azalea]")
+    ears = partial(speak_to, f"{tmp_path}/words", 2)
+    assert trained(experiment, "prompt", words, ears, "mute.yaml") == 1
+    assert "UserError: this model is unconditional" in (tmp_path / "words").read_text()
+    assert not (experiment / "prompt" / "ldm" / "checkpoints").exists()
+
+
+def test_a_bad_image_stays_named_when_its_set_is_encoded(experiment, photos):
+    words = of_photos(photos, "data.holdout=0.5 train.steps=1 train.checkpoint_every=0")
+    assert trained(experiment, "torn", words, yaml="mute.yaml") == 0
+    images = experiment / "torn" / "cache" / "images"
+    named = [(split / "quarantine.jsonl").read_text() for split in images.iterdir()]
+    assert sum(text.count("007.png") for text in named) == 1
+    assert all((split / "checked.json").exists() for split in images.iterdir())

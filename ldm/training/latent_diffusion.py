@@ -16,6 +16,8 @@ from ldm.diffusion.loss import Network
 from ldm.diffusion.schedules import Schedule
 from ldm.scheduler_config import Spec
 
+PART = 4096  # captions tokenised at once: a tokenizer keeps far more of each than its ids
+
 
 class LatentDiffusion(nn.Module):
     """The U-Net and, where they are trained along, the text encoder and the schedule.
@@ -136,8 +138,12 @@ class TokenTable:
 
     def __init__(self, conditioner: Conditioner, captions: Iterable[str]) -> None:
         texts = list(dict.fromkeys(["", *captions]))
-        self._ids = dict(zip(texts, conditioner.tokens(texts), strict=True))
+        parts = [
+            conditioner.tokens(texts[start : start + PART]).int()
+            for start in range(0, len(texts), PART)
+        ]
+        self._ids, self._row = torch.cat(parts), {text: row for row, text in enumerate(texts)}
 
     def __call__(self, captions: Sequence[str | None]) -> Tensor:
         """Ids (B, L); None is the empty prompt."""
-        return torch.stack([self._ids[caption or ""] for caption in captions])
+        return self._ids[[self._row[caption or ""] for caption in captions]].long()

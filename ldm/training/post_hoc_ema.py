@@ -76,6 +76,11 @@ class PowerEMA:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for key, value in self.state_dict().items():
+            if key not in state:
+                raise UserError(
+                    "this run has kept no averages so far: train.ema_snapshots must be set from "
+                    "its first step on"
+                )
             value.copy_(state[key])
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from ldm.config import TrainConfig
+from ldm.training.post_hoc_ema import LENGTHS
 
 BYTES = {"weights": 4, "gradients": 4, "AdamW": 8, "EMA": 4}  # float32, per trained parameter
 
@@ -18,7 +19,14 @@ def budget(
         for name, module in modules.items()
     }
     total = sum(counts.values())
-    checkpoint = total * (BYTES["weights"] + BYTES["AdamW"] + BYTES["EMA"])
+    averages = len(LENGTHS) if train.ema_snapshots else 0
+    checkpoint = total * (BYTES["weights"] + BYTES["AdamW"] + (1 + averages) * BYTES["EMA"])
+    disk = [f"at most {train.keep_checkpoints + 1} checkpoints, "
+            f"{(train.keep_checkpoints + 1) * checkpoint / 2**30:.2f} GiB"]  # fmt: skip
+    if averages:
+        count = -(-train.steps // train.ema_snapshots)
+        size = count * averages * total * BYTES["EMA"]
+        disk.append(f"{count} EMA snapshots, {size / 2**30:.2f} GiB")
     share = train.batch_size // (processes * train.accumulation)
     epochs = train.steps * train.batch_size / images
     return {
@@ -29,8 +37,7 @@ def budget(
         f"{epochs:.1f} epochs",
         "memory": f"{total * sum(BYTES.values()) / 2**30:.2f} GiB of training state per process, "
         "and activations",
-        "disk": f"at most {train.keep_checkpoints + 1} checkpoints, "
-        f"{(train.keep_checkpoints + 1) * checkpoint / 2**30:.2f} GiB",
+        "disk": "; ".join(disk),
     }
 
 

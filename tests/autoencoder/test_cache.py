@@ -53,6 +53,19 @@ def test_samples_are_what_encoding_the_pixels_would_give(vae, source, folder):
         assert cache.label(index) == source.label(index)
 
 
+def test_what_follows_does_not_depend_on_whether_the_cache_was_there(vae, source, folder):
+    drawn, statistics = [], []
+    for _ in range(2):  # encoded, then found
+        torch.manual_seed(0)
+        statistics.append(build(vae, source, folder).statistics)
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+    assert all(torch.equal(a, b) for a, b in zip(*statistics, strict=True))
+    (folder / "statistics.json").unlink()
+    again = build(vae, source, folder).statistics
+    assert all(torch.equal(a, b) for a, b in zip(again, statistics[0], strict=True))
+
+
 def test_the_exported_autoencoder_has_latents_of_mean_0_and_std_1(vae, source, folder, tmp_path):
     cache = build(vae, source, folder)
     standardize(vae, *cache.statistics).save_pretrained(tmp_path / "vae")

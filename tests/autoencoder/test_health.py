@@ -143,6 +143,8 @@ def test_positions_coded_out_of_order_do_not_scale(flowers):
     well, ill = Pyramid(), Pyramid(shuffle=True)
     assert equivariance_verdict(well, flowers, posterior_of(well, flowers)).ok
     assert not equivariance_verdict(ill, flowers, posterior_of(ill, flowers)).ok
+    odd = flowers[..., 1:-1, 1:-1]  # 15 × 15 latents: half of them are 7 × 7
+    assert equivariance_verdict(well, odd, posterior_of(well, odd)).ok
 
 
 @pytest.mark.parametrize(
