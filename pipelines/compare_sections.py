@@ -70,7 +70,7 @@ def quality(runs: Runs) -> str:
     rows = []
     for name in names:
         found = [one.get(name) for one in measured]
-        best = _best([m for m in found if m]) if len(setups) == 1 else None
+        best = best_of([m for m in found if m]) if len(setups) == 1 else None
         cells = [interval(m) if m else "" for m in found]
         bold = [f"<b>{c}</b>" if m and m is best else c for m, c in zip(found, cells, strict=True)]
         rows.append([escape(name_of(name)), *bold])
@@ -85,7 +85,7 @@ def quality(runs: Runs) -> str:
     return table + f'<p class="ill">{said}</p>'
 
 
-def _best(found: Sequence[Measurement]) -> Measurement | None:
+def best_of(found: Sequence[Measurement]) -> Measurement | None:
     """The one that is better than all others beyond both intervals, if there is one."""
     biased = found[0].name == "fd" and len({m.n for m in found}) > 1
     if len(found) < 2 or biased:

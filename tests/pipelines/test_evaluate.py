@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from conftest import tiny_pipeline
 from safetensors.torch import load_file
 from small_evaluation import AMOUNTS, DATA, features_in, small, trained_run
 
+from ldm.config import load_config, save_config
+from ldm.data.drawn import draw, truth
 from ldm.data.example import BadImage, Subset
 from ldm.data.source import open_source
 from ldm.errors import UserError
@@ -199,6 +202,40 @@ def test_some_examples_are_of_all_classes_and_keep_their_captions(tmp_path):
     rest, named = replace(who, sources=sources | {"train": broken}).examples("train", 60)
     assert named == captions[:2] + captions[3:]
     torch.testing.assert_close(rest, torch.cat([everything[:2], everything[3:]]))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """An imagefolder of two classes with a column of captions that has an unusual name."""
+    lines = []
+    for i in range(60):
+        name = f"{('daisy', 'rose')[i % 2]}/{i:02d}.png"
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        draw(truth(i), 16).save(tmp_path / "photos" / name)
+        lines.append(json.dumps({"file_name": name, "said": f"number {i}"}) + "\n")
+    (tmp_path / "photos" / "metadata.jsonl").write_text("".join(lines))
+    return tmp_path / "photos"
+
+
+def test_other_data_replaces_all_of_a_runs_own(run, photos, tmp_path):
+    config = load_config(run / "config.yaml")
+    other = replace(config.data, validation="drawn", caption="text")
+    shutil.copytree(run, tmp_path / "run")
+    save_config(replace(config, data=other), tmp_path / "run" / "config.yaml")
+    who = open_evaluated(str(tmp_path / "run"), str(photos), tmp_path / "out", caption="said")
+    assert who.data == "photos"
+    for split in ("train", "validation"):
+        assert all(text.startswith("number ") for text in who.captions(split))
+
+
+@pytest.mark.parametrize("kind, words", [("none", {""}), ("class", {"daisy", "rose"})])
+def test_a_pipeline_is_asked_what_it_can_be_asked(photos, tmp_path, kind, words):
+    tiny_pipeline(kind).save_pretrained(tmp_path / "pipeline")
+    (photos / "metadata.jsonl").unlink()
+    who = open_evaluated(str(tmp_path / "pipeline"), str(photos), tmp_path / "out")
+    prompts = who.prompts(2)
+    assert set(who.captions("train")) == words
+    assert who.sample(prompts, Setting("ddim", 1, 3.0)).shape == (2, 3, 16, 16)
 
 
 def test_samples_are_those_of_the_pipeline_one_by_one(tmp_path):

@@ -13,8 +13,10 @@ from small_evaluation import evaluated_run
 
 from ldm.config import load_config, save_config
 from ldm.errors import UserError
+from ldm.evaluation.measurements import Measurement
 from pipelines.browser import browser, inspect, screenshot
 from pipelines.cli import main
+from pipelines.compare_sections import best_of
 from pipelines.findings import findings
 from pipelines.report import compare, report
 from pipelines.report_sections import SECTIONS
@@ -79,6 +81,13 @@ def test_a_comparison_names_what_differs_and_no_more(comparison):
     named = re.findall(r"<code>(.*?)</code>", differing)
     assert sorted(named) == ["train.learning_rate", "unet.layers_per_block"]
     assert "0.5" in differing and "<b>" not in html  # the same results: none is better
+
+
+def test_the_best_is_beyond_every_interval_and_no_distance_is_better_for_having_more_samples():
+    far, near = Measurement("fd", 5.0, 0.1, 500), Measurement("fd", 4.0, 0.1, 500)
+    assert best_of([far, near]) is near
+    assert best_of([far, replace(near, standard_error=1.0)]) is None
+    assert best_of([far, replace(near, n=5000)]) is None
 
 
 def test_comparing_one_run_or_two_of_a_name_is_refused(run):
