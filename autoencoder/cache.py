@@ -88,11 +88,6 @@ class LatentCache:
         had to go. Raises UserError where more than 1 % of the images give no finite latents.
         """
         state = PartialState()
-        if config.autoencoder.cache_dtype not in ("float32", "float16"):
-            raise UserError(
-                f"autoencoder.cache_dtype={config.autoencoder.cache_dtype!r} is not known; use "
-                "float32 or float16"
-            )
         crops = Crops(source, config, seed)
         channels, height, width = latent_shape(vae, config.data.resolution)
         shape = (crops.views, 2 if config.data.flip else 1, 2 * channels, height, width)

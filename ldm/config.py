@@ -103,6 +103,9 @@ class AutoencoderConfig:
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        _one_of("autoencoder.cache_dtype", self.cache_dtype, ("float32", "float16"))
+
 
 @dataclass(frozen=True)
 class ConditioningConfig:
@@ -113,6 +116,9 @@ class ConditioningConfig:
     model: dict[str, Any] = field(default_factory=dict)  # joint: arguments of CLIPTextConfig
     dropout: float = 0.1  # captions dropped for classifier-free guidance
     cache_dtype: str = "float32"  # of what a frozen encoder makes of the captions, or float16
+
+    def __post_init__(self) -> None:
+        _one_of("conditioning.cache_dtype", self.cache_dtype, ("float32", "float16"))
 
 
 @dataclass(frozen=True)

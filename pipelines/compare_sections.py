@@ -12,6 +12,7 @@ from pipelines.report_parts import curves, grid, interval, name_of, thinned, web
 from pipelines.reported import Reported
 
 Runs = Sequence[Reported]
+MOVING = ("fd", "cmmd", "recall", "coverage")  # with the number of samples
 LOWER = ("fd", "fd_infinity", "kid", "cmmd")  # is better
 
 
@@ -61,12 +62,13 @@ def samples(runs: Runs) -> str:
 def quality(runs: Runs) -> str:
     """Every metric of every run; a figure is bold where its interval is apart from all others'.
 
-    None is where images or features differ; and no FD at another number of samples, its bias.
+    None is where images or features differ, nor where a figure moves with the number of samples
+    and those differ.
     """
     measured = [told.measured("metrics") | told.measured("clip") for told in runs]
     names = list(dict.fromkeys(name for one in measured for name in one))
-    keys = ("features", "resolution", "data")
-    setups = {json.dumps([told.results[k] for k in keys]) for told in runs if told.results}
+    keys = ("features", "resolution", "images")
+    setups = {json.dumps([told.results.get(k) for k in keys]) for told in runs if told.results}
     rows = []
     for name in names:
         found = [one.get(name) for one in measured]
@@ -87,7 +89,7 @@ def quality(runs: Runs) -> str:
 
 def best_of(found: Sequence[Measurement]) -> Measurement | None:
     """The one that is better than all others beyond both intervals, if there is one."""
-    biased = found[0].name == "fd" and len({m.n for m in found}) > 1
+    biased = found[0].name in MOVING and len({m.n for m in found}) > 1
     if len(found) < 2 or biased:
         return None
     if found[0].name in LOWER:

@@ -159,6 +159,7 @@ def _about(job: Job, model: str) -> dict[str, Any]:
         "resolution": subject.resolution,
         "features": job.extractor.label,
         "data": {name: source.fingerprint for name, source in subject.sources.items()},
+        "images": {name: source.image_fingerprint for name, source in subject.sources.items()},
         "micro_batch": MICRO_BATCH,
         "amounts": vars(job.amounts),
     }

@@ -221,7 +221,7 @@ def open_evaluated(
         raise UserError(f"{model} is no run, so its data is not known: name some with --data")
     config = run.config.data if run else DataConfig(resolution=resolution)
     if data is not None:
-        config = replace(config, source=data, validation=None, image=None, caption=None, label=None)
+        config = DataConfig(source=data, resolution=config.resolution)
     if caption is not None:
         config = replace(config, caption=caption)
     folder = Path(out) if out else (run.folder if run else Path("runs") / Path(model).name)

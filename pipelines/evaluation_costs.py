@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from ldm.data.example import Subset
 from ldm.evaluation.extractor import BATCH
 from ldm.evaluation.feature_training import pixels_of
 from ldm.evaluation.sharing import MICRO_BATCH
@@ -95,7 +96,8 @@ def unit_seconds(job: Job) -> tuple[float, float, float]:
     job.extractor(blank)
     feature = (clock() - began) / BATCH
     began = clock()
-    pixels_of(subject.sources["train"], subject.resolution, MICRO_BATCH)
+    train = subject.sources["train"]
+    pixels_of(Subset(train, range(min(MICRO_BATCH, len(train)))), subject.resolution)
     reading = (clock() - began) / MICRO_BATCH
     return evaluation, decoding + feature, reading + feature
 

@@ -134,6 +134,7 @@ def likelihood(job: Job) -> dict[str, Any]:
     subject = job.subject
     schedule = subject.pipe.spec.schedule
     x0, captions = subject.examples("validation", job.amounts.bound[0])
+    some = subset(len(x0), job.amounts.flow[0], subject.seed)
 
     def bound(piece: list[int]) -> Any:
         return subject.denoiser([captions[i] for i in piece])
@@ -141,7 +142,13 @@ def likelihood(job: Job) -> dict[str, Any]:
     where = (subject.seed, subject.share, subject.device)
     with evaluating(subject.pipe.unet):
         found = bound_by_level(bound, x0, _bound_levels(job), *where)
-        flow = flow_bits(bound, schedule, x0[: job.amounts.flow[0]], *where, job.amounts.flow[1])
+        flow = flow_bits(
+            lambda piece: bound([some[i] for i in piece]),
+            schedule,
+            x0[some],
+            *where,
+            job.amounts.flow[1],
+        )
     return {"bound": found.summary(), "flow": mean_measurement("bits_per_dim", flow).summary()}
 
 
@@ -154,11 +161,13 @@ def memorisation(job: Job) -> dict[str, Any]:
     samples = nearest(features, training, mirrored)
     held_out = nearest(job.reference("validation"), training, mirrored)
     closest = samples.closest(8)
+    source = job.subject.sources["train"]
+    chosen = subset(len(source), job.amounts.reference)
+    neighbours = [chosen[i] for i in samples.neighbour[closest].tolist()]
     if job.writes:
-        source = job.subject.sources["train"]
-        chosen = subset(len(source), job.amounts.reference)
-        found = [source.image(chosen[i]) for i in samples.neighbour[closest].tolist()]
-        real = pictures(torch.stack([to_pixels(x, job.subject.resolution) for x in found]))
+        side = job.subject.resolution
+        crops = {i: to_pixels(source.image(i), side) for i in sorted(set(neighbours))}
+        real = pictures(torch.stack([crops[i] for i in neighbours]))
         made = pictures(images[closest])
         rows = [
             (f"{float(samples.ratio[i]):.2f}", [a, b])
@@ -172,7 +181,7 @@ def memorisation(job: Job) -> dict[str, Any]:
         "ratios": samples.ratio.tolist(),
         "held_out_ratios": held_out.ratio.tolist(),
         "closest": closest,
-        "neighbours": samples.neighbour[closest].tolist(),
+        "neighbours": neighbours,
     }
 
 

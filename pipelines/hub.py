@@ -141,8 +141,8 @@ image = pipe({text}, seed=0).images[0]
 
 def _training(run: RunRecord) -> str:
     config = run.config
-    source = config.data.source
-    if Path(source).expanduser().exists():
+    source = _without_folders(config.data.source)
+    if source != config.data.source or Path(source).exists():
         source = f"a local data set, `{Path(source).name}`"
     lines = [
         "## Training",

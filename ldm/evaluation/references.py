@@ -37,16 +37,17 @@ def reference_features(
     Of a source without bad images, read piece by piece. The file's name is a hash of the images,
     their transform and the extractor with its weights.
     """
-    facts = (source.image_fingerprint, resolution, mirrored, most, extractor.label)
+    chosen = subset(len(source), most)
+    facts = (source.image_fingerprint, digest(chosen), resolution, mirrored, extractor.label)
     path = folder / f"reference_{digest(*facts)[:16]}.safetensors"
     # one process looks, so that all agree on whether there is work to share
     known = share.gather([_read(path) if share.rank == 0 else None])[0]
     if known is not None:
         return known
-    chosen = subset(len(source), most)
 
     def work(piece: list[int]) -> Tensor:
-        crops = torch.stack([to_pixels(source.image(chosen[i]), resolution) for i in piece])
+        read = {i: to_pixels(source.image(chosen[i]), resolution) for i in dict.fromkeys(piece)}
+        crops = torch.stack([read[i] for i in piece])
         return extractor(crops.flip(-1) if mirrored else crops)
 
     features = in_pieces(work, len(chosen), share, BATCH)

@@ -20,7 +20,8 @@ def budget(
     }
     total = sum(counts.values())
     averages = len(LENGTHS) if train.ema_snapshots else 0
-    checkpoint = total * (BYTES["weights"] + BYTES["AdamW"] + (1 + averages) * BYTES["EMA"])
+    state = sum(BYTES.values()) + averages * BYTES["EMA"]
+    checkpoint = total * (state - BYTES["gradients"])
     disk = [f"at most {train.keep_checkpoints + 1} checkpoints, "
             f"{(train.keep_checkpoints + 1) * checkpoint / 2**30:.2f} GiB"]  # fmt: skip
     if averages:
@@ -35,8 +36,7 @@ def budget(
         f"accumulation x {share}, {train.mixed_precision} precision",
         "steps per epoch": f"{images / train.batch_size:.1f}; {train.steps} steps are "
         f"{epochs:.1f} epochs",
-        "memory": f"{total * sum(BYTES.values()) / 2**30:.2f} GiB of training state per process, "
-        "and activations",
+        "memory": f"{total * state / 2**30:.2f} GiB of training state per process, and activations",
         "disk": "; ".join(disk),
     }
 

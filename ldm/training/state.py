@@ -84,6 +84,8 @@ class TrainingState:
             return 0
         try:
             self._load(checkpoint)
+        except UserError:
+            raise
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"the checkpoints in {self.folder} are of another model than this config describes "

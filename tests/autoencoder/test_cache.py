@@ -247,6 +247,6 @@ def test_the_files_are_those_of_datasets(vae, source, folder):
 
 
 def test_an_unknown_dtype_is_refused(vae, source, folder):
-    with pytest.raises(UserError, match="float32 or float16"):
+    with pytest.raises(UserError, match="not one of float32, float16"):
         build(vae, source, folder, "autoencoder.cache_dtype=bfloat16")
     assert dataclasses.asdict(load_config(None))["autoencoder"]["cache_dtype"] == "float32"

@@ -208,7 +208,7 @@ def test_some_examples_are_of_all_classes_and_keep_their_captions(tmp_path):
 def photos(tmp_path):
     """An imagefolder of two classes with a column of captions that has an unusual name."""
     lines = []
-    for i in range(60):
+    for i in range(80):
         name = f"{('daisy', 'rose')[i % 2]}/{i:02d}.png"
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         draw(truth(i), 16).save(tmp_path / "photos" / name)
@@ -223,7 +223,7 @@ def test_other_data_replaces_all_of_a_runs_own(run, photos, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     save_config(replace(config, data=other), tmp_path / "run" / "config.yaml")
     who = open_evaluated(str(tmp_path / "run"), str(photos), tmp_path / "out", caption="said")
-    assert who.data == "photos"
+    assert who.data == "photos" and sum(map(len, who.sources.values())) == 80
     for split in ("train", "validation"):
         assert all(text.startswith("number ") for text in who.captions(split))
 

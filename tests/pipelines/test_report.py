@@ -83,11 +83,16 @@ def test_a_comparison_names_what_differs_and_no_more(comparison):
     assert "0.5" in differing and "<b>" not in html  # the same results: none is better
 
 
-def test_the_best_is_beyond_every_interval_and_no_distance_is_better_for_having_more_samples():
-    far, near = Measurement("fd", 5.0, 0.1, 500), Measurement("fd", 4.0, 0.1, 500)
-    assert best_of([far, near]) is near
-    assert best_of([far, replace(near, standard_error=1.0)]) is None
-    assert best_of([far, replace(near, n=5000)]) is None
+@pytest.mark.parametrize(
+    "name, by_value", [("fd", -1), ("cmmd", -1), ("kid", -1), ("recall", 1), ("precision", 1)]
+)
+def test_the_best_is_beyond_every_interval_and_not_for_having_more_samples(name, by_value):
+    worse = Measurement(name, 0.5, 0.01, 500)
+    better = replace(worse, value=0.5 + 0.2 * by_value)
+    assert best_of([worse, better]) is better
+    assert best_of([worse, replace(better, standard_error=0.2)]) is None
+    more = replace(better, n=5000)
+    assert best_of([worse, more]) is (more if name in ("kid", "precision") else None)
 
 
 def test_comparing_one_run_or_two_of_a_name_is_refused(run):

@@ -2,10 +2,14 @@
 
 import copy
 
+import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
-from ldm.training.state import load_optimizer_tensors, optimizer_tensors
+from ldm.errors import UserError
+from ldm.training.post_hoc_ema import LENGTHS, PowerEMA
+from ldm.training.state import TrainingState, load_optimizer_tensors, optimizer_tensors
 
 
 def test_a_restored_optimizer_steps_as_the_original_does_in_channels_last():
@@ -32,3 +36,19 @@ def test_a_restored_optimizer_steps_as_the_original_does_in_channels_last():
         step(twin, restored)
     for a, b in zip(network.parameters(), twin.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_what_a_checkpoint_lacks_is_named(tmp_path):
+    def state(lengths, width=2):
+        module = nn.Linear(width, 2)
+        optimizer = torch.optim.AdamW(module.parameters())
+        averages = {"averages": PowerEMA(module, lengths)}
+        modules, optimizers = {"ldm": module}, {"ldm": optimizer}
+        return TrainingState(Accelerator(cpu=True), tmp_path, modules, optimizers, averages)
+
+    state(()).save(3, keep=1)
+    assert state(()).resume() == 3
+    with pytest.raises(UserError, match=r"^this run has kept no averages.*train\.ema_snapshots"):
+        state(LENGTHS).resume()
+    with pytest.raises(UserError, match="of another model than this config describes"):
+        state((), width=3).resume()
