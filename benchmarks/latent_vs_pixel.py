@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from latent_vs_pixel_contestants import STEPS, Contestant, Trainer, all_pixels, contestants, now
+from latent_vs_pixel_contestants import STEPS, Contestant, Trainer, contestants, now
 from latent_vs_pixel_report import picture, table
 from torch import Tensor
 from tqdm import tqdm
@@ -35,6 +35,7 @@ from ldm.config import load_config
 from ldm.data.source import open_source
 from ldm.errors import UserError, exits_with_a_sentence
 from ldm.evaluation.feature_network import random_feature_network
+from ldm.evaluation.feature_training import pixels_of
 from ldm.evaluation.features import Extractor, load_extractor
 from ldm.evaluation.frechet import frechet_distance, moments
 
@@ -143,7 +144,7 @@ def compare(options: argparse.Namespace) -> None:
                 cost(c, len(source), options)
             for c in mine[:2]:
                 compete(c, len(source), reference, extractor, options)
-        real = all_pixels(source, config)[: len(held_out)]
+        real, _ = pixels_of(source, int(resolution), len(held_out))
         floors[int(resolution)] = frechet_distance(moments(extractor.extract(real)), reference)
         all_of += mine
 
