@@ -67,7 +67,7 @@ def _run(job: Job, parts: Sequence[str], model: str) -> dict[str, float]:
     """Run the parts, writing the results after each; returns the seconds that they took."""
     results, taken = _earlier(job, model), {}
     hidden = job.subject.share.rank > 0
-    total = sum(COSTS[name](job).evaluations for name in parts)
+    total = sum(COSTS[name](job).evaluations for name in parts) // job.subject.share.world
     with repeatable(), tqdm(total=total, unit="eval", disable=hidden) as bar:
         job.subject.tick = bar.update
         for name in parts:
