@@ -67,7 +67,6 @@ class LatentCache:
         ]
         self.views = views
         self.mirrored = mirrors == 2
-        self.measured = statistics is None
         self.statistics = self._measure() if statistics is None else statistics
 
     @classmethod
@@ -118,7 +117,7 @@ class LatentCache:
             statistics = _measured(folder)
         cache = cls(open_shards(paths), shape, source, statistics)
         if state.is_main_process:
-            cache._record(folder)
+            cache._record(folder, measured=statistics is None)
         if len(cache.quarantine) > TOLERATED * len(source):
             name, reason = cache.quarantine[0]
             raise UserError(
@@ -175,12 +174,12 @@ class LatentCache:
         variance = np.maximum(second / max(count, 1) - mean_over_all**2, 0)
         return Statistics(torch.from_numpy(mean_over_all), torch.from_numpy(np.sqrt(variance)))
 
-    def _record(self, folder: Path) -> None:
+    def _record(self, folder: Path, measured: bool) -> None:
         """Leave the statistics and the quarantine beside the shards."""
         named = [json.dumps({"name": n, "reason": r}) + "\n" for n, r in self.quarantine]
         write_atomically(folder / "quarantine.jsonl", "".join(named).encode())
         figures = {name: value.tolist() for name, value in self.statistics._asdict().items()}
-        if self.measured:
+        if measured:
             write_atomically(folder / STATISTICS, json.dumps(figures, indent=2).encode())
 
 

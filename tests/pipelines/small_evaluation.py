@@ -9,11 +9,14 @@ import torch
 from conftest import tiny_pipeline, write_run
 
 from ldm.config import DataConfig, load_config, save_config
+from ldm.data.source import open_source
 from ldm.evaluation.feature_network import random_feature_network, save_feature_network
+from ldm.evaluation.sharing import Share
 from ldm.evaluation.sweep import PRESETS
 from ldm.training.post_hoc_ema import PowerEMA
 from pipelines import evaluation_costs, evaluation_parts
 from pipelines.evaluate import evaluate
+from pipelines.evaluated import Evaluated
 from pipelines.evaluation_job import Amounts
 
 DATA = DataConfig(size=60, resolution=16, holdout=0.35)
@@ -58,3 +61,8 @@ def evaluated_run(folder: Path) -> Path:
     with small():
         evaluate(str(run), AMOUNTS, features_in(folder / "features"))
     return run
+
+
+def subject(share=None, folder=None):
+    sources = {s: open_source(DATA, s) for s in ("train", "validation")}
+    return Evaluated(tiny_pipeline(), sources, 16, folder, None, 0, share or Share())
