@@ -13,9 +13,9 @@ from autoencoder.objective import Objective
 from autoencoder.perceptual import ssim
 from ldm import keyed
 from ldm.data.example import Source
+from ldm.data.pixels import pixels_of
 from ldm.errors import UserError
 from ldm.evaluation.feature_network import random_feature_network
-from ldm.evaluation.feature_training import pixels_of
 from ldm.evaluation.features import Extractor, load_extractor
 from ldm.evaluation.frechet import frechet_distance, moments
 from ldm.training.run import Run

@@ -32,10 +32,10 @@ from tqdm import tqdm
 
 from autoencoder.evaluation import held_out_pixels
 from ldm.config import load_config
+from ldm.data.pixels import pixels_of
 from ldm.data.source import open_source
 from ldm.errors import UserError, exits_with_a_sentence
 from ldm.evaluation.feature_network import random_feature_network
-from ldm.evaluation.feature_training import pixels_of
 from ldm.evaluation.features import Extractor, load_extractor
 from ldm.evaluation.frechet import frechet_distance, moments
 

@@ -15,14 +15,13 @@ from ldm import keyed
 from ldm.config import DataConfig
 from ldm.data.example import Source
 from ldm.data.order import subset
-from ldm.data.pixels import normalise
+from ldm.data.pixels import normalise, pixels_of
 from ldm.data.quarantine import checked
 from ldm.data.source import Needs, Split, open_source
 from ldm.diffusion.denoise import Denoiser
 from ldm.diffusion.loss import Network, denoising_loss
 from ldm.diffusion.plane import Level
 from ldm.errors import UserError
-from ldm.evaluation.feature_training import pixels_of
 from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level
 from ldm.evaluation.sharing import MICRO_BATCH, Share, in_pieces
 from ldm.evaluation.sweep import Setting

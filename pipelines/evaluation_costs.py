@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 
 from ldm.data.example import Subset
+from ldm.data.pixels import pixels_of
 from ldm.evaluation.extractor import BATCH
-from ldm.evaluation.feature_training import pixels_of
 from ldm.evaluation.sharing import MICRO_BATCH
 from ldm.evaluation.sweep import Setting, settings
 from pipelines.evaluated import LEVELS

@@ -9,13 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.data.order import subset
-from ldm.data.pixels import to_pixels
+from ldm.data.pixels import pixels_of, to_pixels
 from ldm.diffusion.plane import Level, clean, error_gain
 from ldm.errors import UserError
 from ldm.evaluation.adherence import Row, by_wanted, table, total
 from ldm.evaluation.bits import bound_by_level, flow_bits
 from ldm.evaluation.clip_score import ClipScore
-from ldm.evaluation.feature_training import pixels_of
 from ldm.evaluation.measurements import Measurement, mean_measurement, measure
 from ldm.evaluation.memorisation import nearest
 from ldm.evaluation.noise_levels import LossByLevel, plot
@@ -182,6 +181,8 @@ def memorisation(job: Job) -> dict[str, Any]:
         "held_out_ratios": held_out.ratio.tolist(),
         "closest": closest,
         "neighbours": neighbours,
+        "searched": len(chosen),
+        "training_images": len(source),
     }
 
 

@@ -33,11 +33,13 @@ def as_text(results: dict[str, Any]) -> str:
         }
         blocks.append("bits per latent dimension, held out\n" + table(columns))
     if "memorisation" in results:
-        each = [results["memorisation"][split] for split in ("samples", "held_out")]
+        found = results["memorisation"]
+        each = [found[split] for split in ("samples", "held_out")]
         shares = [f"{row['value']:.1%} of {row['n']}" for row in each]
         blocks.append(
             "closer to a training image than that is to its own nearest: "
-            f"{shares[0]} samples, {shares[1]} held-out images"
+            f"{shares[0]} samples, {shares[1]} held-out images\n"
+            f"searched: {found['searched']:,} of {found['training_images']:,} training images"
         )
     if "sweep" in results:
         blocks.append(_sweep_text(results["sweep"]))

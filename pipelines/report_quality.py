@@ -141,7 +141,8 @@ def memorisation(told: Reported) -> str:
     ]
     said = (
         "Share of images nearer than this to a training image; 1 is as near as that training image "
-        "is to its own nearest other one"
+        f"is to its own nearest other one ({found['searched']:,} of {found['training_images']:,} "
+        "training images searched)"
     )
     shown = "The samples nearest to training images (left), those images (right), and the ratio"
     return picture(told.evaluation / "nearest.png", shown) + charts([curves(lines, "ratio", said)])

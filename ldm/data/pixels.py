@@ -5,6 +5,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm.data.example import BadImage, Source
+from ldm.data.order import subset
+from ldm.errors import UserError
+
+MOST = 20_000  # images that are held in memory unless told
+
 
 def to_pixels(
     image: Image.Image,
@@ -33,3 +39,23 @@ def to_pixels(
 def normalise(pixels: Tensor) -> Tensor:
     """uint8 in 0..255 -> float32 in [-1, 1]."""
     return pixels.float() / 127.5 - 1
+
+
+def pixels_of(
+    source: Source, resolution: int, most: int = MOST, seed: int = 0
+) -> tuple[Tensor, list[int]]:
+    """Centre crops uint8 (N, 3, R, R) and the indices they are of, without the bad ones.
+
+    All of `source`, or `most` images that `seed` draws from all of it. Raises UserError where none
+    can be read.
+    """
+    crops, indices = [], []
+    for index in subset(len(source), most, seed):
+        try:
+            crops.append(to_pixels(source.image(index), resolution))
+        except BadImage:
+            continue
+        indices.append(index)
+    if not crops:
+        raise UserError(f"none of the {len(source)} images can be read")
+    return torch.stack(crops), indices

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ldm import keyed
-from ldm.data.example import BadImage, Source
-from ldm.data.order import subset
-from ldm.data.pixels import normalise, to_pixels
-from ldm.errors import UserError
+from ldm.data.example import Source
+from ldm.data.pixels import normalise, pixels_of
 from ldm.evaluation.feature_network import (
     FeatureNetwork,
     random_feature_network,
@@ -27,27 +25,6 @@ from ldm.evaluation.feature_network import (
 
 TEMPERATURE = 0.2
 RESOLUTION = 64  # at most: what the features see
-MOST = 20_000  # images
-
-
-def pixels_of(
-    source: Source, resolution: int, most: int = MOST, seed: int = 0
-) -> tuple[Tensor, list[int]]:
-    """Centre crops uint8 (N, 3, R, R) and the indices they are of, without the bad ones.
-
-    All of `source`, or `most` images that `seed` draws from all of it. Raises UserError where none
-    can be read.
-    """
-    crops, indices = [], []
-    for index in subset(len(source), most, seed):
-        try:
-            crops.append(to_pixels(source.image(index), resolution))
-        except BadImage:
-            continue
-        indices.append(index)
-    if not crops:
-        raise UserError(f"none of the {len(source)} images can be read")
-    return torch.stack(crops), indices
 
 
 def views(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,13 +11,13 @@ from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
 from ldm.config import DataConfig
-from ldm.data.pixels import to_pixels
+from ldm.data.pixels import pixels_of, to_pixels
 from ldm.data.source import open_source
 from ldm.errors import UserError
 from ldm.evaluation.clip_score import ClipScore
 from ldm.evaluation.extractor import Extractor, weight_hash
 from ldm.evaluation.feature_network import load_feature_network, random_feature_network
-from ldm.evaluation.feature_training import pixels_of, train_features, views
+from ldm.evaluation.feature_training import train_features, views
 from ldm.evaluation.features import load_extractor
 from ldm.evaluation.frechet import frechet_distance, moments
 from ldm.evaluation.inception import FIDInception

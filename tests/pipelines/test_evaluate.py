@@ -65,6 +65,7 @@ def test_one_command_gives_the_whole_table(results):
         path.name for path in folder.iterdir()
     }
     text = (folder / "results.txt").read_text()
+    assert "searched: 60 of 60 training images" in text
     for row in [*found["sweep"]["points"], *found["ema"]["lengths"]]:
         assert f"fd {row['figures'][0]['value']:.4g}  kid" in text
     times = json.loads((folder / "timing.json").read_text())
