@@ -20,7 +20,7 @@ from ldm.errors import exits_with_a_sentence
 from ldm.inference import evaluating
 from ldm.training.ema import EMA
 from ldm.training.gradients import average_gradients
-from ldm.training.optim import GuardedStep, adamw, learning_rate
+from ldm.training.optim import GuardedStep, learning_rate, optimizer_of
 from ldm.training.preflight import budget, table
 from ldm.training.run import Run
 from ldm.training.state import TrainingState
@@ -39,7 +39,7 @@ def train(config: Config) -> int:
     model.configure(options)
     adversary = Adversary.of(terms, config.data.resolution, run.device)
     objective = Objective(config.autoencoder, vae, adversary).to(run.device)
-    optimizer = accelerator.prepare(adamw(model.parameters(), options))
+    optimizer = accelerator.prepare(optimizer_of(model, options))
     generator_step = GuardedStep(accelerator, optimizer, model.parameters(), options.clip)
     modules: dict[str, nn.Module] = {"autoencoder": vae}
     optimizers = {"autoencoder": optimizer}

@@ -28,7 +28,7 @@ from ldm.training.latent_diffusion import (
     bound,
 )
 from ldm.training.objective import Times, objective
-from ldm.training.optim import GuardedStep, adamw, learning_rate
+from ldm.training.optim import GuardedStep, learning_rate, optimizer_of
 from ldm.training.post_hoc_ema import LENGTHS, PowerEMA
 from ldm.training.prefetch import prefetched
 from ldm.training.preflight import budget, table
@@ -75,7 +75,7 @@ def train(config: Config) -> int:
     model = LatentDiffusion(unet, conditioner, options, spec.schedule).to(device)
     examples = keyed_examples(config, times, latents, conditioner)
 
-    optimizer = adamw(model.weights, options, model.curve)
+    optimizer = optimizer_of(model, options, model.curve)
     ema = EMA(model, options.ema_decay)
     averages = PowerEMA(model, LENGTHS if options.ema_snapshots else ())
     wrapped, optimizer = accelerator.prepare(model, optimizer)

@@ -47,6 +47,7 @@ class TrainConfig:
     steps: int = 10_000
     batch_size: int = 64  # global: split over processes and accumulation
     accumulation: int = 1
+    optimizer: str = "adamw"  # adamw, or muon: fewer steps, each some dearer; the same rates fit
     learning_rate: float = 1e-4
     warmup: int = 100
     decay: str = "cosine"  # cosine (to zero at the last step) or constant
@@ -65,6 +66,7 @@ class TrainConfig:
     tracker: str = "tensorboard"  # any of Accelerate's, or none
 
     def __post_init__(self) -> None:
+        _one_of("train.optimizer", self.optimizer, ("adamw", "muon"))
         _one_of("train.decay", self.decay, ("cosine", "constant"))
         _one_of("train.mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
 

@@ -143,8 +143,11 @@ def refuse_misfits(vae: Any, unet: Any, tokenizer: Any, text_encoder: Any) -> No
         "num_class_embeds",
         "time_cond_proj_dim",
     ):
-        if getattr(unet.config, key, None) is not None:
-            raise UserError(f"this U-Net wants an input that is no prompt ({key}): not supported")
+        kind = getattr(unet.config, key, None)
+        if kind not in (None, "text"):  # addition_embed_type=text pools what is attended to
+            raise UserError(
+                f"this U-Net wants an input that is no prompt ({key}={kind}): not supported"
+            )
     if len(tokenizer) > text_encoder.config.vocab_size:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens and the text encoder knows "

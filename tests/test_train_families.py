@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from dataclasses import replace
 from functools import partial
@@ -65,6 +66,7 @@ FAMILIES = {
         "DDPMScheduler",
     ),
     "importance": (IMPORTANCE, "DPMSolverMultistepScheduler"),
+    "muon": ("train.optimizer=muon", "DDIMScheduler"),
     "sub_vp": ("diffusion.schedule=sub_vp", "tables hold variance-preserving schedules"),
 }
 
@@ -162,7 +164,7 @@ def test_a_learned_schedule_trains_and_leaves_a_table_with_its_ends(experiment):
     torch.testing.assert_close(Discrete(start.betas()).alphas_cumprod, table.alphas_cumprod)
 
 
-@pytest.mark.parametrize("name", ["importance", "learned"])
+@pytest.mark.parametrize("name", ["importance", "learned", "muon"])
 def test_what_a_family_remembers_survives_a_kill(experiment, name):
     """Bit for bit: the memory of past losses, the curve, and their optimizer."""
     family(experiment, name)
@@ -191,6 +193,14 @@ def test_two_processes_that_accumulate_learn_what_one_does(experiment, name):
             torch.testing.assert_close(two[key], value, atol=1e-5, rtol=1e-5)
         if file.name == "model.times.safetensors":
             assert one["losses"].isfinite().all() and len(one["losses"].unique()) == 4
+
+
+def test_another_optimizer_cannot_take_up_a_run(experiment):
+    shutil.copytree(family(experiment, "muon"), experiment / "switched")
+    says = experiment / "switched.txt"
+    words = "train.optimizer=adamw train.steps=9"
+    assert trained(experiment, "switched", words, partial(speak_to, str(says), 2)) == 1
+    assert "UserError" in says.read_text() and "is train.optimizer as it was?" in says.read_text()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from ldm.config import TrainConfig
 from ldm.errors import UserError
+from ldm.training.muon import MuonAdamW
 
 
 class Diverged(UserError):
@@ -19,6 +21,27 @@ class Diverged(UserError):
 
 
 CURVE_RATE = 10.0  # on a learned schedule: few parameters, each with a say at every level
+THIN = 32  # a matrix thinner than this has too few directions to be worth equalising
+
+
+def optimizer_of(
+    module: nn.Module, config: TrainConfig, curve: Sequence[nn.Parameter] = ()
+) -> Optimizer:
+    """What `train.optimizer` names, for all that `module` trains.
+
+    Muon takes the weights of hidden layers; AdamW takes the embeddings, the layers with fewer than
+    THIN inputs or outputs (a network's first and last), and all that is no matrix. A learned
+    schedule's `curve` has AdamW too, at a rate of its own.
+    """
+    apart = {id(p) for p in curve}
+    trained = [p for p in module.parameters() if p.requires_grad and id(p) not in apart]
+    if config.optimizer == "adamw":
+        return adamw(trained, config, curve)
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    hidden = [p for p in trained if p.ndim > 1 and min(p.shape[:2]) >= THIN and id(p) not in tables]
+    apart = {id(p) for p in hidden}
+    groups = _decay_groups([p for p in trained if id(p) not in apart], config, curve)
+    return MuonAdamW(hidden, groups, config.weight_decay, **_options(config))
 
 
 def adamw(
@@ -28,19 +51,28 @@ def adamw(
 
     A learned schedule's `curve` has a rate of its own, CURVE_RATE times the networks'.
     """
+    return torch.optim.AdamW(_decay_groups(parameters, config, curve), **_options(config))
+
+
+def _decay_groups(
+    parameters: Iterable[nn.Parameter], config: TrainConfig, curve: Sequence[nn.Parameter]
+) -> list[dict[str, Any]]:
     trained = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         {"params": list(curve), "weight_decay": 0.0, "factor": CURVE_RATE},
     ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.epsilon,
-        fused=True,
-    )
+    return [g for g in groups if g["params"]]
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "lr": config.learning_rate,
+        "betas": config.betas,
+        "eps": config.epsilon,
+        "fused": True,
+    }
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

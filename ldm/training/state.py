@@ -27,14 +27,19 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
     """The inverse of optimizer_tensors; the hyperparameters stay the optimizer's own.
 
     A state takes its parameter's memory layout again: a file knows none, and fused kernels walk
-    through parameter and state in step.
+    through parameter and state in step. Raises ValueError where shapes differ.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         like = parameters[int(index)]
-        if value.shape == like.shape:
+        if value.ndim:  # not a count of steps
+            if value.shape != like.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)} where {tuple(like.shape)} is trained; "
+                    "is train.optimizer as it was?"
+                )
             value = torch.empty_like(like, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]

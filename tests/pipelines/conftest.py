@@ -26,7 +26,7 @@ SD_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end":
 DEFAULTS = StockDefaults(num_inference_steps=5, guidance_scale=3.0)
 
 
-def tiny_parts(kind="joint", names=("daisy", "oxeye daisy", "rose")):
+def tiny_parts(kind="joint", names=("daisy", "oxeye daisy", "rose"), **unet_options):
     """(vae, unet, conditioner) of 16 x 16 pixels and 8 x 8 latents, with fixed random weights."""
     torch.manual_seed(0)
     model = TEXT if kind == "joint" else {"hidden_size": 32}
@@ -40,7 +40,7 @@ def tiny_parts(kind="joint", names=("daisy", "oxeye daisy", "rose")):
         sample_size=16,
     )
     unet = build_unet(
-        {"block_out_channels": (32, 64), "layers_per_block": 1},
+        {"block_out_channels": (32, 64), "layers_per_block": 1, **unet_options},
         sample_size=8,
         in_channels=4,
         out_channels=4,
@@ -54,7 +54,7 @@ def tiny_parts(kind="joint", names=("daisy", "oxeye daisy", "rose")):
 
 
 def tiny_pipeline(kind="joint", **spec):
-    vae, unet, conditioner = tiny_parts(kind)
+    vae, unet, conditioner = tiny_parts(kind, **spec.pop("unet", {}))
     spec = Spec.from_diffusion_config(
         DiffusionConfig(**{k: spec.pop(k) for k in ("schedule", "prediction") if k in spec}), **spec
     )

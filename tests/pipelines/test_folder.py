@@ -81,11 +81,17 @@ def test_stock_pipelines_rewriting_of_old_configs_is_followed(tmp_path):
     assert np.abs(theirs - ours).max() < 2e-4
 
 
+POOLED = {
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 4,
+    "resnet_time_scale_shift": "scale_shift",
+}
 EXPORTS = {
     "joint": ("joint", {}),
     "class": ("class", {"sampler": "dpmpp_2m"}),
     "none": ("none", {"sampler": "ddpm"}),
     "flow": ("joint", {"schedule": "flow", "prediction": "flow"}),
+    "pooled": ("joint", {"unet": POOLED}),
 }
 PROMPT = {"joint": "a red flower", "class": "oxeye daisy", "none": ""}
 
@@ -220,6 +226,11 @@ def test_misfits_are_refused_at_load_with_a_sentence(tmp_path):
         TextToImagePipeline(vae, unet, conditioner.tokenizer, classes.encoder, spec)
     with pytest.raises(UserError, match="77 tokens long and the text encoder reads 32"):
         TextToImagePipeline(vae, unet, wide.tokenizer, conditioner.encoder, spec)
+    unet.register_to_config(addition_embed_type="text_time")
+    with pytest.raises(UserError, match=r"no prompt .addition_embed_type=text_time"):
+        TextToImagePipeline(vae, unet, conditioner.tokenizer, conditioner.encoder, spec)
+    unet.register_to_config(addition_embed_type="text")
+    TextToImagePipeline(vae, unet, conditioner.tokenizer, conditioner.encoder, spec)
     unet.register_to_config(in_channels=9)
     with pytest.raises(UserError, match="9 channels and the autoencoder has 4; it is an inpaint"):
         TextToImagePipeline(vae, unet, conditioner.tokenizer, conditioner.encoder, spec)
