@@ -29,6 +29,7 @@ def budget(
         size = count * averages * total * BYTES["EMA"]
         disk.append(f"{count} EMA snapshots, {size / 2**30:.2f} GiB")
     share = train.batch_size // (processes * train.accumulation)
+    bound = "at most " if train.optimizer == "muon" else ""  # which keeps one moment of a matrix
     epochs = train.steps * train.batch_size / images
     return {
         "trained parameters": ", ".join(f"{n} {c / 1e6:.2f} M" for n, c in counts.items()),
@@ -36,7 +37,8 @@ def budget(
         f"accumulation x {share}, {train.mixed_precision} precision",
         "steps per epoch": f"{images / train.batch_size:.1f}; {train.steps} steps are "
         f"{epochs:.1f} epochs",
-        "memory": f"{total * state / 2**30:.2f} GiB of training state per process, and activations",
+        "memory": f"{bound}{total * state / 2**30:.2f} GiB of training state per process, and "
+        "activations",
         "disk": "; ".join(disk),
     }
 
