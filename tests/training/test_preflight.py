@@ -1,0 +1,30 @@
+"""The figures before the first step, against counts by hand."""
+
+from torch import nn
+
+from ldm.config import TrainConfig
+from ldm.training.preflight import budget
+
+MODULES = {"net": nn.Linear(5000, 8000, bias=False)}  # 4e7 weights
+TRAIN = TrainConfig(steps=100, batch_size=24, accumulation=3, keep_checkpoints=2)
+
+
+def rows(**options):
+    train = TrainConfig(**{**vars(TRAIN), **options})
+    return budget(MODULES, train, images=120, processes=2)
+
+
+def test_sizes_are_those_of_float32_weights_gradients_moments_and_averages():
+    plain = rows()
+    assert plain["trained parameters"] == "net 40.00 M"
+    assert plain["global batch"].startswith("24 = 2 process(es) x 3 accumulation x 4")
+    assert plain["steps per epoch"] == "5.0; 100 steps are 20.0 epochs"
+    assert plain["memory"].startswith("0.75 GiB")  # 20 bytes each
+    assert plain["disk"] == "at most 3 checkpoints, 1.79 GiB"  # 16 bytes each
+    two_more = rows(ema_snapshots=40)  # averages, whose three snapshots stay
+    assert two_more["memory"].startswith("1.04 GiB")
+    assert two_more["disk"] == "at most 3 checkpoints, 2.68 GiB; 3 EMA snapshots, 0.89 GiB"
+
+
+def test_muon_keeps_one_moment_less_of_a_matrix():
+    assert rows(optimizer="muon")["memory"].startswith("at most 0.75 GiB")
