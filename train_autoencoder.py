@@ -12,7 +12,7 @@ from torch import nn
 from autoencoder.discriminator import Adversary
 from autoencoder.evaluation import Evaluation
 from autoencoder.export import export
-from autoencoder.model import initial_autoencoder, latent_shape
+from autoencoder.model import export_folder, initial_autoencoder, latent_shape
 from autoencoder.objective import AdversaryTurn, Means, Objective, Reconstructor, examples
 from ldm.config import Config, config_from_arguments
 from ldm.data.example import Source
@@ -47,8 +47,12 @@ def train(config: Config) -> int:
         adversary_turn = AdversaryTurn(accelerator, adversary, options)
         modules["adversary"], optimizers["adversary"] = adversary, adversary_turn.optimizer
     ema = EMA(vae, options.ema_decay)
+    facts = {
+        "autoencoder.trainable": config.autoencoder.trainable,
+        "autoencoder.train.optimizer": options.optimizer,
+    }
     state = TrainingState(
-        accelerator, run.folder / "checkpoints", modules, optimizers, {"ema": ema}
+        accelerator, run.folder / "checkpoints", modules, optimizers, {"ema": ema}, facts
     )
     evaluate = Evaluation(run, sources["validation"], objective)
     run.say(table(preflight(run, modules, sources, evaluate, shape)))
@@ -80,7 +84,9 @@ def train(config: Config) -> int:
             with ema.applied(), evaluating(vae):
                 evaluate(step + 1, vae)
 
-    if run.finished:
+    if run.finished and start == options.steps and export_folder(config).is_dir():
+        run.say(f"it was finished before: the autoencoder is in {export_folder(config)}")
+    elif run.finished:
         with ema.applied(), evaluating(vae):
             export(run, model, sources["train"])
     return run.status

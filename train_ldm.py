@@ -12,13 +12,14 @@ from contextlib import nullcontext
 import torch
 from diffusers.models import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
 
-from autoencoder.cache import LatentCache
-from autoencoder.model import configured_autoencoder, standardize
+from autoencoder.cache import LatentCache, Statistics
+from autoencoder.model import configured_autoencoder, latent_shape, standardize
 from ldm.conditioning import Conditioner, build_conditioner
-from ldm.config import Config, config_from_arguments
+from ldm.config import Config, SampleConfig, config_from_arguments
 from ldm.data.example import Source
-from ldm.errors import exits_with_a_sentence
+from ldm.errors import UserError, exits_with_a_sentence
 from ldm.scheduler_config import Spec
 from ldm.training.ema import EMA
 from ldm.training.latent_diffusion import (
@@ -33,6 +34,7 @@ from ldm.training.post_hoc_ema import LENGTHS, PowerEMA
 from ldm.training.prefetch import prefetched
 from ldm.training.preflight import budget, table
 from ldm.training.run import Run
+from ldm.training.shards import fingerprint
 from ldm.training.state import TrainingState
 from ldm.training.text_cache import TextCache
 from ldm.training.validation import Validation
@@ -41,6 +43,8 @@ from pipelines.folder import export_refusal
 from pipelines.preview import Preview
 from pipelines.quality import Quality
 from pipelines.text_to_image import TextToImagePipeline
+
+STATISTICS = "statistics of the latents"  # among the facts of a checkpoint
 
 
 def train(config: Config) -> int:
@@ -58,11 +62,10 @@ def train(config: Config) -> int:
     sources = run.sources()
     vae = configured_autoencoder(config).eval().requires_grad_(False)
     vae.to(device)  # type: ignore[arg-type]  # diffusers wraps it without its types
-    latents = cached_latents(config, vae, sources)
     conditioner = build_conditioner(config.conditioning, sources["train"].label_names)
     conditioner.encoder.to(device)
-    conditioner.tokens(sample.prompts or [""])  # or be refused now, not at the first preview
-    channels, height, width = latents["train"].shape
+    refuse_bad_samples(sample, spec, conditioner)
+    channels, height, width = latent_shape(vae, config.data.resolution)
     unet = build_unet(
         config.unet,
         sample_size=(height, width),
@@ -73,6 +76,14 @@ def train(config: Config) -> int:
     if device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())  # bf16 steps take half the time of fused ones
     model = LatentDiffusion(unet, conditioner, options, spec.schedule).to(device)
+    facts = {
+        "the autoencoder": fingerprint(nn.ModuleList([vae])),  # its weights alone
+        "autoencoder.standardize": config.autoencoder.standardize,
+        "the classes": conditioner.words,
+        "train.optimizer": options.optimizer,
+    }
+    latents = cached_latents(config, vae, sources, run.facts().get(STATISTICS))
+    facts[STATISTICS] = latents["train"].statistics.figures()
     examples = keyed_examples(config, times, latents, conditioner)
 
     optimizer = optimizer_of(model, options, model.curve)
@@ -87,6 +98,7 @@ def train(config: Config) -> int:
         modules,
         {"ldm": optimizer},
         {"ema": ema, "averages": averages},
+        facts,
     )
     validate = Validation(run, model, spec, examples)
     pipeline = TextToImagePipeline.from_parts(vae, unet, conditioner, spec, config.sample)
@@ -133,11 +145,30 @@ def train(config: Config) -> int:
     return run.status
 
 
+def refuse_bad_samples(sample: SampleConfig, spec: Spec, conditioner: Conditioner) -> None:
+    """Raise, before anything is encoded, what the first preview would."""
+    spec.levels(sample.num_inference_steps)
+    try:
+        conditioner.tokens(sample.prompts or [""])
+    except UserError as error:
+        raise UserError(
+            f"sample.prompts: {error}; with sample.prompts=[] the data's first caption serves"
+        ) from None
+
+
 def cached_latents(
-    config: Config, vae: AutoencoderKL, sources: dict[str, Source]
+    config: Config,
+    vae: AutoencoderKL,
+    sources: dict[str, Source],
+    known: dict[str, list[float]] | None,
 ) -> dict[str, LatentCache]:
-    """The latents of both sets; `vae` is left standardised, so that it decodes them."""
+    """The latents of both sets; `vae` is left standardised, so that it decodes them.
+
+    `known` are the statistics that a resumed run began with: images that have joined its data since
+    must not move the latents under a U-Net that has learned them.
+    """
     caches: dict[str, LatentCache] = {}
+    statistics = Statistics.of(known) if known else None
     for name in ("train", "validation"):
         caches[name] = LatentCache.build(
             vae,
@@ -146,7 +177,7 @@ def cached_latents(
             config.folder / "cache" / name,
             config.seed,
             vae.device,
-            caches["train"].statistics if caches else None,
+            caches["train"].statistics if caches else statistics,
             title=f"encoding the {name} set",
         )
     if config.autoencoder.standardize:

@@ -6,7 +6,7 @@ depend on; see ldm/training/shards.py for what happens when the key changes or e
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +40,15 @@ class Statistics(NamedTuple):
 
     mean: Tensor
     std: Tensor
+
+    @classmethod
+    def of(cls, figures: Mapping[str, Sequence[float]]) -> "Statistics":
+        """From what `figures` gave, exactly."""
+        return cls(*(torch.tensor(figures[k], dtype=torch.float64) for k in cls._fields))
+
+    def figures(self) -> dict[str, list[float]]:
+        """As JSON holds them."""
+        return {name: value.tolist() for name, value in self._asdict().items()}
 
 
 class LatentCache:
@@ -83,8 +92,9 @@ class LatentCache:
     ) -> "LatentCache":
         """Encode what `folder` lacks of `source` and open it; every process takes its share.
 
-        A validation set is given the `statistics` of its training set. Prints why where older rows
-        had to go. Raises UserError where more than 1 % of the images give no finite latents.
+        A validation set is given the `statistics` of its training set, and a run that is resumed
+        those that it began with. Prints why where older rows had to go. Raises UserError where more
+        than 1 % of the images give no finite latents.
         """
         state = PartialState()
         crops = Crops(source, config, seed)
@@ -178,19 +188,17 @@ class LatentCache:
         """Leave the statistics and the quarantine beside the shards."""
         named = [json.dumps({"name": n, "reason": r}) + "\n" for n, r in self.quarantine]
         write_atomically(folder / "quarantine.jsonl", "".join(named).encode())
-        figures = {name: value.tolist() for name, value in self.statistics._asdict().items()}
         if measured:
-            write_atomically(folder / STATISTICS, json.dumps(figures, indent=2).encode())
+            figures = json.dumps(self.statistics.figures(), indent=2)
+            write_atomically(folder / STATISTICS, figures.encode())
 
 
 def _measured(folder: Path) -> Statistics | None:
     """What was measured when the rows of this key were first complete."""
     try:
-        figures = json.loads((folder / STATISTICS).read_text())
+        return Statistics.of(json.loads((folder / STATISTICS).read_text()))
     except FileNotFoundError:
         return None
-    mean, std = (torch.tensor(figures[k], dtype=torch.float64) for k in Statistics._fields)
-    return Statistics(mean, std)
 
 
 def _nominal(vae: AutoencoderKL) -> Statistics:

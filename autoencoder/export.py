@@ -31,7 +31,10 @@ def export(run: Run, model: Reconstructor, source: Source) -> None:
             shutil.rmtree(scratch)
     if run.main:
         folder = export_folder(config)
-        vae.save_pretrained(folder)
+        partial = folder.with_name(f".{folder.name}")  # a folder is there only when it is whole
+        vae.save_pretrained(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
         run.say((run.folder / HEALTH).read_text())
         run.say(f"the autoencoder is in {folder}")
     run.accelerator.wait_for_everyone()

@@ -2,10 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,14 +33,14 @@ train: {steps: 12, batch_size: 4, warmup: 2, ema_snapshots: 6, learning_rate: 1e
         checkpoint_every: 4, evaluate_every: 6, tracker: none}
 sample: {prompts: [a red flower], num_inference_steps: 2, images_per_prompt: 1}
 """
+TINY = {"block_out_channels": [8, 8, 8], "norm_num_groups": 4}
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("experiment")
     torch.manual_seed(0)
-    tiny = {"block_out_channels": [8, 8, 8], "norm_num_groups": 4}
-    build_autoencoder(tiny).save_pretrained(folder / "vae")
+    build_autoencoder(TINY).save_pretrained(folder / "vae")
     (folder / "tiny.yaml").write_text(YAML)
     return folder
 
@@ -150,6 +155,65 @@ def test_a_signal_leaves_one_checkpoint_and_the_run_goes_on(experiment, unbroken
     assert 6 <= int(last_checkpoint(experiment, name).name[5:]) < 12
     assert run("train_ldm", yaml, slow) == 0
     assert manifest(experiment, name) == unbroken
+
+
+def test_images_that_join_do_not_move_the_latents_of_a_run(experiment, unbroken):
+    """Nor does a finished run that is given other data export another autoencoder."""
+    folder = experiment / "grown"
+    shutil.copytree(experiment / "unbroken", folder)
+    weights = folder / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors"
+    before, vae = facts(experiment, "grown"), weights.read_bytes()
+    assert len(before["statistics of the latents"]["mean"]) == 4
+    assert run("train_ldm", experiment / "tiny.yaml", overrides(experiment, "grown", GROWN)) == 0
+    assert weights.read_bytes() == vae
+    more = overrides(experiment, "grown", GROWN, "train.steps=14")
+    assert run("train_ldm", experiment / "tiny.yaml", more) == 0
+    assert last_checkpoint(experiment, "grown").name == "step_0000014"
+    assert facts(experiment, "grown") == before and weights.read_bytes() == vae
+    fresh = overrides(experiment, "fresh", GROWN, "train.steps=1")
+    assert run("train_ldm", experiment / "tiny.yaml", fresh) == 0
+    assert facts(experiment, "fresh") != before  # they would have moved
+
+
+GROWN = "data.size=30"
+
+
+def facts(experiment: Path, name: str) -> dict[str, Any]:
+    return json.loads((last_checkpoint(experiment, name) / "state.json").read_text())["facts"]
+
+
+def test_a_run_on_another_autoencoder_is_refused_and_nothing_is_changed(experiment, unbroken):
+    name, other = "moved", experiment / "other"
+    shutil.copytree(experiment / "unbroken", experiment / name)
+    torch.manual_seed(1)
+    build_autoencoder(TINY).save_pretrained(other)
+    kept = {p: p.read_bytes() for p in (experiment / name / "pipeline").rglob("*") if p.is_file()}
+    config = (experiment / name / "config.yaml").read_text()
+    says = experiment / "moved.txt"
+    settings = overrides(experiment, name, f"autoencoder.path={other}", "train.steps=14")
+    assert run("train_ldm", experiment / "tiny.yaml", settings, partial(hear, str(says))) == 1
+    assert "were made with the autoencoder " in says.read_text()
+    assert (experiment / name / "config.yaml").read_text() == config
+    assert all(path.read_bytes() == content for path, content in kept.items())
+
+
+def hear(path: str) -> None:
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), 2)
+
+
+def test_a_run_that_is_being_trained_is_not_trained_twice(experiment, unbroken):
+    folder = experiment / "locked" / "ldm"
+    folder.mkdir(parents=True)
+    lock = f"f = open({str(folder / 'lock')!r}, 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    script = f"import fcntl, time; {lock}; print('held', flush=True); time.sleep(600)"
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    settings, says = overrides(experiment, "locked"), experiment / "locked.txt"
+    assert run("train_ldm", experiment / "tiny.yaml", settings, partial(hear, str(says))) == 1
+    assert "another process is training in" in says.read_text()
+    holder.kill()
+    holder.wait()
+    assert run("train_ldm", experiment / "tiny.yaml", settings) == 0
 
 
 def test_every_gradient_not_finite_stops_with_the_last_checkpoint_whole(experiment, unbroken):

@@ -104,27 +104,32 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint. Raises UserError where it is not whole."""
-    if fault := damage(path):
-        raise UserError(f"the checkpoint {path} is damaged: {fault}")
-    state = json.loads((path / "state.json").read_text())
-    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-    return Checkpoint(state.pop("step"), tensors, state)
-
-
 def load_newest(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint in `folder`; None where there never was one.
 
     Warns of every damaged one that it passes over. Raises UserError where there are checkpoints but
     none is whole, because starting again at step 0 would quietly throw the run away.
     """
+    if (path := _newest_whole(folder)) is None:
+        return None
+    state = json.loads((path / "state.json").read_text())
+    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    return Checkpoint(state.pop("step"), tensors, state)
+
+
+def newest_state(folder: Path) -> dict[str, Any]:
+    """The `state` of the newest whole checkpoint, without its tensors; {} where there is none."""
+    path = _newest_whole(folder)
+    return {} if path is None else json.loads((path / "state.json").read_text())
+
+
+def _newest_whole(folder: Path) -> Path | None:
     paths = _newest_first(folder)
     for path in paths:
         if fault := damage(path):
-            warnings.warn(f"passing over the checkpoint {path}: {fault}", stacklevel=2)
+            warnings.warn(f"passing over the checkpoint {path}: {fault}", stacklevel=3)
         else:
-            return load_checkpoint(path)
+            return path
     if paths:
         raise UserError(
             f"no checkpoint in {folder} is whole; remove that folder to start again from step 0"

@@ -1,6 +1,7 @@
 """The frame around a training loop: processes, folder, figures, signals, progress."""
 
 import atexit
+import fcntl
 import resource
 import signal
 import time
@@ -9,7 +10,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import get_args
+from typing import IO, Any, get_args
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +24,7 @@ from ldm.data.order import Slot, micro_batch_size, micro_batches
 from ldm.data.quarantine import checked
 from ldm.data.source import NEEDS, Split, open_source
 from ldm.errors import UserError
+from ldm.training.checkpoint import newest_state
 from ldm.training.state import TrainingState
 from ldm.training.tracking import Metrics
 
@@ -37,12 +39,17 @@ class Run:
         self.config, self.train, self.folder = config, train, config.folder / stage
         if train.mixed_precision == "fp16" and not torch.cuda.is_available():
             raise UserError("mixed_precision=fp16 needs a GPU; use bf16 or no on the CPU")
-        self.accelerator = Accelerator(
-            mixed_precision=train.mixed_precision,
-            log_with=None if train.tracker == "none" else train.tracker,
-            project_dir=self.folder,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-        )
+        try:
+            self.accelerator = Accelerator(
+                mixed_precision=train.mixed_precision,
+                log_with=None if train.tracker == "none" else train.tracker,
+                project_dir=self.folder,
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            )
+        except ValueError as error:
+            if train.tracker not in str(error):
+                raise
+            raise UserError(f"train.tracker={train.tracker}: {error}") from None
         world = self.accelerator.num_processes
         micro_batch_size(train.batch_size, train.accumulation, world)  # or be refused
         atexit.register(self.accelerator.state.destroy_process_group)  # an export still needs it
@@ -50,7 +57,8 @@ class Run:
         self.main = self.accelerator.is_main_process
         if self.main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._write_config(config.folder / "config.yaml")
+            self._lock = _claimed(self.folder)
+            self._note_changes()
         self.metrics = Metrics(self.accelerator, self.folder / "metrics.jsonl")
         self.signal = 0  # that asked this run to stop
         self.finished = False
@@ -59,13 +67,16 @@ class Run:
         self._seconds = 0.0
         torch.manual_seed(keyed.integer(config.seed, stage, "initial weights", below=2**63))
 
-    def _write_config(self, path: Path) -> None:
-        if path.exists():
-            before, now = asdict(load_config(path)), asdict(self.config)
+    @property
+    def _config_file(self) -> Path:
+        return self.config.folder / "config.yaml"
+
+    def _note_changes(self) -> None:
+        if self._config_file.exists():
+            before, now = asdict(load_config(self._config_file)), asdict(self.config)
             for section in now:
                 if before[section] != now[section]:
                     print(f"note: {section} is not what it was when this run began")
-        save_config(self.config, path)
 
     @property
     def device(self) -> torch.device:
@@ -92,9 +103,18 @@ class Run:
                 self.say(f"{split} images: {note}")
         return sound
 
+    def facts(self) -> dict[str, Any]:
+        """What the newest checkpoint was made with; {} before there is one."""
+        return newest_state(self.folder / "checkpoints").get("facts", {})
+
     def resume(self, state: TrainingState) -> int:
-        """Take up the newest checkpoint; returns the number of steps that are done."""
+        """Take up the newest checkpoint; returns the number of steps that are done.
+
+        The config is the run's own from here on: a mistaken command before leaves no trace in it.
+        """
         start = state.resume()
+        if self.main:
+            save_config(self.config, self._config_file)
         if start:
             self.say(f"resuming after step {start}")
         self.metrics.resume(start)
@@ -186,6 +206,21 @@ class Run:
     def status(self) -> int:
         """The command's exit status: 0, or 128 + the signal that ended it."""
         return 0 if self.finished else 128 + self.signal
+
+
+def _claimed(folder: Path) -> IO[str]:
+    """An open file that keeps others from training in `folder` while this process lives."""
+    file = (folder / "lock").open("w")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"another process is training in {folder}: wait for it, stop it, or give another "
+            "name=..."
+        ) from None
+    except OSError:
+        pass  # a file system without locks, where one has to look out oneself
+    return file
 
 
 def peak_memory_gib() -> float:

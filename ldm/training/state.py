@@ -1,5 +1,6 @@
 """All that a training run must remember, to and from a checkpoint."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,13 +38,17 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
         if value.ndim:  # not a count of steps
             if value.shape != like.shape:
                 raise ValueError(
-                    f"{name} has shape {tuple(value.shape)} where {tuple(like.shape)} is trained; "
-                    "is train.optimizer as it was?"
+                    f"{name} has shape {tuple(value.shape)} where {tuple(like.shape)} is trained"
                 )
             value = torch.empty_like(like, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _short(fact: Any) -> str:
+    text = fact if isinstance(fact, str) else json.dumps(fact)
+    return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
 class Average(Protocol):
@@ -54,7 +59,11 @@ class Average(Protocol):
 
 
 class TrainingState:
-    """Modules, their optimizers, averages of the weights and the fp16 scaler of one run."""
+    """Modules, their optimizers, averages of the weights and the fp16 scaler of one run.
+
+    `facts`, named as a sentence would name them, are what the weights mean nothing without, such as
+    the autoencoder whose latents they are for: JSON, and the same at every resume.
+    """
 
     def __init__(
         self,
@@ -63,8 +72,10 @@ class TrainingState:
         modules: Mapping[str, nn.Module],
         optimizers: Mapping[str, Optimizer],
         averages: Mapping[str, Average],
+        facts: Mapping[str, Any],
     ) -> None:
         self.accelerator, self.folder, self.averages = accelerator, folder, averages
+        self.facts = json.loads(json.dumps(facts))
         self.modules = {k: accelerator.unwrap_model(m) for k, m in modules.items()}
         self.optimizers = optimizers
 
@@ -76,17 +87,24 @@ class TrainingState:
             tensors |= {name: average.state_dict() for name, average in self.averages.items()}
             scaler = self.accelerator.scaler
             state: dict[str, Any] = {"scaler": scaler.state_dict() if scaler else None}
+            state["facts"] = self.facts
             save_checkpoint(self.folder, step, tensors, state, keep)
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> int:
         """Take up the newest whole checkpoint; returns its step, 0 where there is none.
 
-        Raises UserError where it does not fit the config's models.
+        Raises UserError where it does not fit the config's models, or was made of other facts.
         """
         checkpoint = load_newest(self.folder)
         if checkpoint is None:
             return 0
+        for name, before in checkpoint.state.get("facts", {}).items():
+            if (now := self.facts.get(name)) != before:
+                raise UserError(
+                    f"the checkpoints in {self.folder} were made with {name} {_short(before)}, and "
+                    f"this is {_short(now)}: restore it, or give another name=... for a new run"
+                )
         try:
             self._load(checkpoint)
         except UserError:

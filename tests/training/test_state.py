@@ -44,7 +44,7 @@ def test_what_a_checkpoint_lacks_is_named(tmp_path):
         optimizer = torch.optim.AdamW(module.parameters())
         averages = {"averages": PowerEMA(module, lengths)}
         modules, optimizers = {"ldm": module}, {"ldm": optimizer}
-        return TrainingState(Accelerator(cpu=True), tmp_path, modules, optimizers, averages)
+        return TrainingState(Accelerator(cpu=True), tmp_path, modules, optimizers, averages, {})
 
     state(()).save(3, keep=1)
     assert state(()).resume() == 3
@@ -52,3 +52,22 @@ def test_what_a_checkpoint_lacks_is_named(tmp_path):
         state(LENGTHS).resume()
     with pytest.raises(UserError, match="of another model than this config describes"):
         state((), width=3).resume()
+
+
+def test_a_checkpoint_made_of_other_facts_is_refused(tmp_path):
+    def state(**facts):
+        module = nn.Linear(2, 2)
+        optimizers = {"ldm": torch.optim.AdamW(module.parameters())}
+        return TrainingState(
+            Accelerator(cpu=True), tmp_path, {"ldm": module}, optimizers, {}, facts
+        )
+
+    made = {"classes": ("daisy", "rose"), "optimizer": "muon"}
+    state(**made).save(3, keep=1)
+    assert state(**made).resume() == 3
+    with pytest.raises(UserError, match=r'made with classes \["daisy", "rose"\], and this is null'):
+        state(optimizer="muon").resume()
+    with pytest.raises(
+        UserError, match=r"optimizer muon, and this is adamw: restore it, or give an"
+    ):
+        state(**made | {"optimizer": "adamw"}).resume()
