@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ldm.config import Config
 from ldm.errors import UserError
+from ldm.pretrained import load_pretrained
 
 
 def build_autoencoder(model: Mapping[str, Any]) -> AutoencoderKL:
@@ -47,16 +48,8 @@ def build_autoencoder(model: Mapping[str, Any]) -> AutoencoderKL:
 
 
 def load_autoencoder(path: str | Path) -> AutoencoderKL:
-    """An AutoencoderKL from a folder (also the folder of a whole pipeline) or a Hub name."""
-    local = Path(path)
-    subfolder = "vae" if (local / "vae" / "config.json").is_file() else None
-    if local.is_dir() and not (local / (subfolder or ".") / "config.json").is_file():
-        raise UserError(f"{path} holds no config.json: it is not the folder of an autoencoder")
-    try:
-        return AutoencoderKL.from_pretrained(path, subfolder=subfolder).float()
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot load the autoencoder {str(path)!r}: {reason}") from None
+    """An AutoencoderKL from a folder or Hub name, its own or that of a whole pipeline."""
+    return load_pretrained(AutoencoderKL, path, "vae")
 
 
 def initial_autoencoder(config: Config) -> AutoencoderKL:

@@ -120,8 +120,7 @@ def _joint(config: ConditioningConfig, label_names: Sequence[str] | None) -> Con
         "max_position_embeddings": 32,
         "projection_dim": config.model.get("hidden_size", 128),
     }
-    known = [name for name in signature(CLIPTextConfig).parameters if name not in _FIXED]
-    _refuse_unknown("conditioning.model", config.model, known)
+    _refuse_unknown("conditioning.model", config.model, _joint_arguments())
     tokenizer = clip_bpe_tokenizer(
         config.model.get("max_position_embeddings", arguments["max_position_embeddings"])
     )
@@ -141,6 +140,10 @@ def _joint(config: ConditioningConfig, label_names: Sequence[str] | None) -> Con
 
 # Follow from the tokenizer, so they are not the user's to set.
 _FIXED = ("self", "kwargs", "vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
+
+
+def _joint_arguments() -> list[str]:
+    return [name for name in signature(CLIPTextConfig).parameters if name not in _FIXED]
 
 
 def _clip(config: ConditioningConfig, label_names: Sequence[str] | None) -> Conditioner:
@@ -164,7 +167,7 @@ def _t5(config: ConditioningConfig, label_names: Sequence[str] | None) -> Condit
 
 def _limit(tokenizer: Any, config: ConditioningConfig, default: int) -> None:
     """Give the tokenizer a length: `model_max_length` of the config, else what is usable."""
-    _refuse_unknown("conditioning.model", config.model, ["model_max_length"])
+    _refuse_unknown("conditioning.model", config.model, ["model_max_length"], _joint_arguments())
     wanted = config.model.get("model_max_length", min(default, tokenizer.model_max_length))
     tokenizer.model_max_length = wanted
 
@@ -172,33 +175,35 @@ def _limit(tokenizer: Any, config: ConditioningConfig, default: int) -> None:
 def _pretrained(
     config: ConditioningConfig, encoder_class: Any, types: tuple[str, ...]
 ) -> tuple[Any, Any]:
-    """Tokenizer and frozen encoder from a flat folder, or from a pipeline's two subfolders."""
+    """Tokenizer and frozen encoder from a flat folder or Hub name, or from a pipeline's."""
     if not config.path:
         raise UserError(
             f"conditioning.kind={config.kind} needs conditioning.path=NAME, a folder or Hub name"
         )
-    path = config.path
-    nested = (Path(path) / "text_encoder").is_dir()
-    encoder_folder, tokenizer_folder = ("text_encoder", "tokenizer") if nested else ("", "")
-    try:
-        found = AutoConfig.from_pretrained(path, subfolder=encoder_folder).model_type
-        if found not in types:
-            raise UserError(
-                f"conditioning.path {path!r} holds a {found} model, and kind={config.kind} "
-                f"reads {' or '.join(types)}"
+    path, places = config.path, [("", ""), ("text_encoder", "tokenizer")]
+    if Path(path).is_dir():
+        places = places[1:] if (Path(path) / "text_encoder").is_dir() else places[:1]
+    reasons = []
+    for encoder_folder, tokenizer_folder in places:
+        try:
+            found = AutoConfig.from_pretrained(path, subfolder=encoder_folder).model_type
+            if found not in types:
+                raise UserError(
+                    f"conditioning.path {path!r} holds a {found} model, and kind={config.kind} "
+                    f"reads {' or '.join(types)}"
+                )
+            tokenizer = AutoTokenizer.from_pretrained(path, subfolder=tokenizer_folder)
+            encoder = encoder_class.from_pretrained(
+                path, subfolder=encoder_folder, use_safetensors=True
             )
-        tokenizer = AutoTokenizer.from_pretrained(path, subfolder=tokenizer_folder)
-        encoder = encoder_class.from_pretrained(
-            path, subfolder=encoder_folder, use_safetensors=True
-        )
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
+            return tokenizer, encoder.requires_grad_(False).eval()
+        except UserError:
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"conditioning.path {path!r} cannot be read as a tokenizer and text encoder: {reason}"
-        ) from None
-    return tokenizer, encoder.requires_grad_(False).eval()
+        except (OSError, ValueError) as error:
+            reasons.append((str(error).strip() or type(error).__name__).splitlines()[0])
+    raise UserError(
+        f"conditioning.path {path!r} cannot be read as a tokenizer and text encoder: {reasons[0]}"
+    )
 
 
 def _class(config: ConditioningConfig, label_names: Sequence[str] | None) -> Conditioner:
@@ -222,7 +227,7 @@ def _none(config: ConditioningConfig, label_names: Sequence[str] | None) -> Cond
 
 
 def _embedding(config: ConditioningConfig, names: Sequence[str], trainable: bool) -> Conditioner:
-    _refuse_unknown("conditioning.model", config.model, ["hidden_size"])
+    _refuse_unknown("conditioning.model", config.model, ["hidden_size"], _joint_arguments())
     tokenizer = word_tokenizer(names)
     null: Any = tokenizer.convert_tokens_to_ids(NULL)
     encoder: Any = CLIPTextModel(
@@ -251,9 +256,16 @@ def _attention_mask(tokens: Tensor, tokenizer: Any) -> Tensor:
     return 1 - padding
 
 
-def _refuse_unknown(where: str, given: dict[str, Any], known: Sequence[str]) -> None:
+def _refuse_unknown(
+    where: str, given: dict[str, Any], known: Sequence[str], idle: Sequence[str] = ()
+) -> None:
+    """Raise UserError for a key that is neither known nor `idle`.
+
+    Idle keys are of another kind: a config that says kind=joint can be run as kind=none from the
+    command line, where a key can be changed and not removed.
+    """
     for key in given:
-        if key not in known:
+        if key not in known and key not in idle:
             near = get_close_matches(key, known, 1, 0.0)
             raise UserError(f"{where} has no argument {key!r}; the nearest is {near[0]!r}")
 

@@ -4,6 +4,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from ldm.errors import UserError
 def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"{key}={value!r} is not one of {', '.join(choices)}")
+
+
+def _within(section: str, owner: object, least: float, most: float, *names: str) -> None:
+    """Refuse those of an owner's fields that are given and lie outside [least, most]."""
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and not least <= value <= most:
+            limit = f"at least {least:g}" if value < least else f"at most {most:g}"
+            raise UserError(f"{section}.{name}={value} must be {limit}")
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _one_of("data.crop", self.crop, ("center", "random"))
+        _within("data", self, 1, inf, "resolution", "size")
+        _within("data", self, 0, inf, "workers")
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,10 @@ class TrainConfig:
         _one_of("train.optimizer", self.optimizer, ("adamw", "muon"))
         _one_of("train.decay", self.decay, ("cosine", "constant"))
         _one_of("train.mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
+        _within("train", self, 1, inf, "steps", "batch_size", "accumulation", "keep_checkpoints")
+        _within("train", self, 0, inf, "learning_rate", "warmup", "weight_decay", "clip")
+        _within("train", self, 0, inf, "checkpoint_every", "evaluate_every", "ema_snapshots")
+        _within("train", self, 0, 1, "ema_decay")
 
 
 @dataclass(frozen=True)
@@ -107,6 +123,7 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         _one_of("autoencoder.cache_dtype", self.cache_dtype, ("float32", "float16"))
+        _within("autoencoder", self, 1, inf, "views")
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,7 @@ class ConditioningConfig:
 
     def __post_init__(self) -> None:
         _one_of("conditioning.cache_dtype", self.cache_dtype, ("float32", "float16"))
+        _within("conditioning", self, 0, 1, "dropout")
 
 
 @dataclass(frozen=True)
@@ -155,6 +173,10 @@ class SampleConfig:
     images_per_prompt: int = 4
     quality_samples: int = 0  # images for FD, KID, precision and recall at each evaluation
     quality_features: str | None = None  # as `ldm evaluate` takes them; none: trained on the data
+
+    def __post_init__(self) -> None:
+        _within("sample", self, 1, inf, "num_inference_steps", "images_per_prompt")
+        _within("sample", self, 0, inf, "quality_samples")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.pretrained import load_pretrained
 
 # Follow from the latents and the conditioner, so they are not the user's to set.
 _DERIVED = ("self", "sample_size", "in_channels", "out_channels", "cross_attention_dim")
@@ -29,9 +30,12 @@ def build_unet(
     """A stock UNet2DConditionModel; `kwargs` are its constructor's arguments.
 
     Where they are silent: widths 128, 256, 256; cross attention on every scale but the coarsest,
-    as in Stable Diffusion; heads 32 wide. Raises UserError for an unknown argument, naming the
-    nearest, and for values the class refuses.
+    as in Stable Diffusion; heads 32 wide. `init` alone is a trained one to start from: a folder or
+    Hub name, also a pipeline's. Raises UserError for an unknown argument, naming the nearest, for
+    values the class refuses, and for a trained one of another shape.
     """
+    if "init" in kwargs:
+        return _trained(kwargs, sample_size, in_channels, out_channels, cross_attention_dim)
     known = [name for name in signature(UNet2DConditionModel).parameters if name not in _DERIVED]
     for key in kwargs:
         if key in _DERIVED:
@@ -39,7 +43,7 @@ def build_unet(
                 f"unet.{key} follows from the data and is not set by hand: leave it out"
             )
         if key not in known:
-            near = get_close_matches(key, known, 1, 0.0)[0]
+            near = get_close_matches(key, ("init", *known), 1, 0.0)[0]
             raise UserError(f"unet has no argument {key!r}; the nearest is {near!r}")
 
     widths = tuple(kwargs.get("block_out_channels", (128, 256, 256)))
@@ -52,6 +56,14 @@ def build_unet(
         "attention_head_dim": tuple(max(1, width // 32) for width in widths),
         "norm_num_groups": gcd(32, *widths),
     }
+    if kwargs.get("addition_embed_type") == "text":
+        heads = kwargs.get("addition_embed_type_num_heads", max(1, cross_attention_dim // 32))
+        if heads < 1 or cross_attention_dim % heads:
+            raise UserError(
+                f"the prompt's {cross_attention_dim} features do not split into {heads} heads: set "
+                "unet.addition_embed_type_num_heads to a divisor"
+            )
+        defaults["addition_embed_type_num_heads"] = heads
     lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
     try:
         return UNet2DConditionModel(
@@ -63,6 +75,31 @@ def build_unet(
         )
     except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"unet: {' '.join(str(error).split())}") from None
+
+
+def _trained(
+    kwargs: dict[str, Any],
+    sample_size: int | tuple[int, int],
+    in_channels: int,
+    out_channels: int,
+    cross_attention_dim: int,
+) -> UNet2DConditionModel:
+    if others := sorted(kwargs.keys() - {"init"}):
+        raise UserError(f"unet.init brings its own architecture: leave out unet.{others[0]}")
+    unet = load_pretrained(UNet2DConditionModel, kwargs["init"], "unet")
+    needed = {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "cross_attention_dim": cross_attention_dim,
+    }
+    for key, value in needed.items():
+        if (found := unet.config[key]) != value:
+            raise UserError(
+                f"unet.init={kwargs['init']} has {key} {found}, and this autoencoder, conditioning "
+                f"and prediction need {value}: take all of them from one model"
+            )
+    unet.register_to_config(sample_size=sample_size)
+    return unet
 
 
 def parameter_count(model: nn.Module) -> int:

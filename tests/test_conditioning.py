@@ -166,6 +166,18 @@ def test_a_wrong_config_gets_a_sentence(config, names, sentence):
         build_conditioner(config, names)
 
 
+def test_a_config_for_joint_serves_other_kinds_too(clip_folder):
+    """From the command line, where a key can be changed and not removed."""
+    for config in (
+        ConditioningConfig("none", model=TINY),
+        ConditioningConfig("class", model=TINY),
+        ConditioningConfig("clip", path=str(clip_folder), model=TINY),
+    ):
+        assert build_conditioner(config, NAMES).context_dim == TINY["hidden_size"]
+    with pytest.raises(UserError, match="no argument 'hiden_size'"):
+        build_conditioner(ConditioningConfig("none", model={"hiden_size": 8}))
+
+
 def test_a_folder_of_the_other_kind_is_refused(t5_folder):
     with pytest.raises(UserError, match="holds a t5 model, and kind=clip reads clip_text_model"):
         build_conditioner(ConditioningConfig("clip", path=str(t5_folder)))

@@ -17,6 +17,8 @@ def test_a_config_is_short_and_describes_parts_that_can_be_built(path):
     config = load_config(path)
     assert config.name == path.stem
     Spec.from_diffusion_config(config.diffusion, config.sample.grid, config.sample.sampler)
+    if "init" in config.unet:
+        return
     with torch.device("meta"):
         unet = build_unet(
             config.unet, sample_size=16, in_channels=4, out_channels=4, cross_attention_dim=64
@@ -40,6 +42,12 @@ def test_sd512_is_of_stable_diffusions_size():
         ("autoencoder.los.kl=1", "the nearest is 'autoencoder.loss'"),
         ("train.steps=many", "train.steps"),
         ("steps", "not of the form key=value"),
+        ("train.steps=0", r"train\.steps=0 must be at least 1"),
+        ("train.batch_size=-8", r"train\.batch_size=-8 must be at least 1"),
+        ("autoencoder.train.accumulation=0", "accumulation=0 must be at least 1"),
+        ("data.workers=-1", r"data\.workers=-1 must be at least 0"),
+        ("conditioning.dropout=5", r"conditioning\.dropout=5.* must be at most 1"),
+        ("sample.images_per_prompt=0", "must be at least 1"),
     ],
 )
 def test_a_wrong_override_is_one_sentence_that_names_the_way_out(override, says):

@@ -1,5 +1,7 @@
 """The U-Net is stock; its two processors are exact."""
 
+import copy
+
 import pytest
 import torch
 from diffusers.models.attention_processor import PAGIdentitySelfAttnProcessor2_0
@@ -62,7 +64,8 @@ def test_cached_context_masks_as_the_stock_processor_does(unet, inputs):
 
 @torch.no_grad()
 def test_perturbed_attention_is_diffusers_pag_branch(unet, inputs):
-    x, t, context = inputs
+    unet = copy.deepcopy(unet).double()  # rounding depends on the batch
+    x, t, context = (v if v.dtype == torch.int64 else v.double() for v in inputs)
     with perturbed_attention(unet):
         ours = unet(x, t, context).sample
     stock = dict(unet.attn_processors)
@@ -72,8 +75,8 @@ def test_perturbed_attention_is_diffusers_pag_branch(unet, inputs):
     doubled = [torch.cat([v, v]) for v in (x, t, context)]
     plain, perturbed = unet(*doubled).sample.chunk(2)
     unet.set_attn_processor(stock)
-    torch.testing.assert_close(ours, perturbed, rtol=0, atol=1e-6)
-    torch.testing.assert_close(unet(x, t, context).sample, plain, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours, perturbed, rtol=0, atol=1e-12)
+    torch.testing.assert_close(unet(x, t, context).sample, plain, rtol=0, atol=1e-12)
     assert (ours - plain).abs().max() > 1e-4
 
 
@@ -101,8 +104,37 @@ def test_defaults_are_small_and_attend_on_all_scales_but_the_coarsest():
         ({"in_channels": 9}, "unet.in_channels follows from the data"),
         ({"down_block_types": ["DownBlock2D"]}, "number of"),
         ({"block_out_channels": [30, 60], "norm_num_groups": 32}, "divisible"),
+        (
+            {"addition_embed_type": "text", "addition_embed_type_num_heads": 3},
+            "16 features do not split into 3 heads",
+        ),
+        ({"init": "/no/such/unet"}, "cannot load UNet2DConditionModel from '/no/such/unet'"),
+        ({"init": "x", "layers_per_block": 1}, "leave out unet.layers_per_block"),
     ],
 )
 def test_a_wrong_argument_gets_a_sentence(kwargs, sentence):
     with pytest.raises(UserError, match=sentence):
         build_unet(kwargs, **SHAPE)
+
+
+def test_pooled_prompts_have_heads_that_fit_the_prompt():
+    for width in (16, 40, 128):
+        small = {"block_out_channels": [32, 32], "layers_per_block": 1}
+        shape = SHAPE | {"cross_attention_dim": width}
+        unet = build_unet(small | {"addition_embed_type": "text"}, **shape)
+        x, context = torch.zeros(2, 4, 8, 8), torch.zeros(2, 5, width)
+        assert unet(x, 1, context).sample.shape == x.shape
+
+
+def test_a_trained_unet_is_where_training_starts(unet, tmp_path):
+    unet.save_pretrained(tmp_path / "pipeline" / "unet")
+    for path in (tmp_path / "pipeline", tmp_path / "pipeline" / "unet"):
+        found = build_unet({"init": str(path)}, **SHAPE | {"sample_size": (16, 16)})
+        assert found.config.sample_size == (16, 16)
+        weights = found.state_dict()
+        assert all(weights[k].equal(v) for k, v in unet.state_dict().items())
+    sentence = (
+        "has cross_attention_dim 16, and this autoencoder, conditioning and prediction need 32"
+    )
+    with pytest.raises(UserError, match=sentence):
+        build_unet({"init": str(tmp_path / "pipeline")}, **SHAPE | {"cross_attention_dim": 32})

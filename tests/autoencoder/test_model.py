@@ -59,9 +59,9 @@ def test_loading_finds_the_vae_of_a_pipeline_and_gives_float32(vae, tmp_path):
 
 
 def test_what_is_no_autoencoder_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"holds no config\.json"):
+    with pytest.raises(UserError, match=r"holds neither config\.json nor vae/config\.json"):
         load_autoencoder(tmp_path)
-    with pytest.raises(UserError, match="cannot load the autoencoder 'no/such-model'"):
+    with pytest.raises(UserError, match="cannot load AutoencoderKL from 'no/such-model'"):
         load_autoencoder("no/such-model")
 
 

@@ -33,7 +33,11 @@ def front_matter(card):
 SCRIPT = """
     import sys, numpy
     from conftest import generator, quiet
+    from autoencoder.model import load_autoencoder
     from diffusers import DiffusionPipeline
+    from ldm.conditioning import build_conditioner
+    from ldm.config import ConditioningConfig
+    from ldm.unet import build_unet
     from ldm.errors import UserError
     from pipelines import TextToImagePipeline
     from pipelines.cli import main
@@ -47,6 +51,19 @@ SCRIPT = """
             pipe.push_to_hub(name, token=token)
         except UserError as error:
             print(error)
+
+    name = "gardener/tiny-flowers"  # each part of a published pipeline is found by its name
+    conditioner = build_conditioner(ConditioningConfig("clip", path=name))
+    unet = build_unet(
+        {"init": name}, sample_size=8, in_channels=4, out_channels=4,
+        cross_attention_dim=conditioner.context_dim,
+    )
+    for mine, theirs in (
+        (pipe.unet, unet), (pipe.vae, load_autoencoder(name)),
+        (pipe.text_encoder, conditioner.encoder),
+    ):
+        weights = theirs.state_dict()
+        assert all(weights[k].equal(v) for k, v in mine.state_dict().items())
 
     call = dict(num_inference_steps=5, guidance_scale=3.0, output_type="np")
     stock = quiet(DiffusionPipeline.from_pretrained("gardener/tiny-flowers"))

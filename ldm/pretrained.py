@@ -1,0 +1,26 @@
+"""Loading one model of diffusers, by itself or out of a whole pipeline."""
+
+from pathlib import Path
+from typing import Any
+
+from ldm.errors import UserError
+
+
+def load_pretrained(model_class: Any, path: str | Path, part: str) -> Any:
+    """`model_class` from a folder or Hub name, the model's own or a pipeline's `part`.
+
+    In float32 and evaluation mode. Raises UserError where it is in neither place.
+    """
+    local = Path(path)
+    places: tuple[str | None, ...] = (None, part)
+    if local.is_dir():
+        places = tuple(p for p in places if (local / (p or ".") / "config.json").is_file())
+        if not places:
+            raise UserError(f"{path} holds neither config.json nor {part}/config.json")
+    failures = []
+    for place in places:
+        try:
+            return model_class.from_pretrained(path, subfolder=place).float()
+        except OSError as error:
+            failures.append(str(error).strip().splitlines()[0])
+    raise UserError(f"cannot load {model_class.__name__} from {str(path)!r}: {failures[0]}")

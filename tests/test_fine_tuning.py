@@ -1,0 +1,66 @@
+"""A published pipeline is where training can start: its parts are found and nothing is lost."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from autoencoder.model import build_autoencoder
+from ldm.conditioning import build_conditioner
+from ldm.config import ConditioningConfig, DiffusionConfig, SampleConfig
+from ldm.scheduler_config import Spec
+from ldm.unet import build_unet
+from pipelines import TextToImagePipeline
+from tests.training_processes import run
+
+TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+YAML = """
+data: {{source: drawn, size: 24, resolution: 32, workers: 0}}
+autoencoder: {{path: {0}, standardize: false}}
+conditioning: {{kind: clip, path: {0}}}
+unet: {{init: {0}}}
+diffusion: {{prediction: epsilon}}
+train: {{steps: 1, batch_size: 4, warmup: 0, learning_rate: {1}, weight_decay: 0, tracker: none}}
+sample: {{prompts: [a red flower], num_inference_steps: 3, images_per_prompt: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A tiny pipeline of Stable Diffusion's kind, as others publish them."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    tiny = {"block_out_channels": [8, 8, 8], "norm_num_groups": 4, "scaling_factor": 0.18215}
+    conditioner = build_conditioner(ConditioningConfig("joint", model=TEXT))
+    unet = build_unet(
+        {"block_out_channels": [32, 32], "layers_per_block": 1},
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        cross_attention_dim=32,
+    )
+    spec = Spec.from_diffusion_config(DiffusionConfig(prediction="epsilon"), "trailing", "ddim")
+    pipe = TextToImagePipeline.from_parts(
+        build_autoencoder(tiny), unet, conditioner, spec, SampleConfig(num_inference_steps=3)
+    )
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def images(folder):
+    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    call = dict(num_inference_steps=3, guidance_scale=3.0, height=32, width=32, output_type="np")
+    return pipe("a red flower", generator=torch.manual_seed(0), **call).images
+
+
+def test_fine_tuning_goes_out_from_what_was_published(published, tmp_path):
+    """What learned nothing paints the same picture, in stock diffusers; what learned another."""
+    before, after = images(published), {}
+    for rate in (0.0, 1e-2):
+        yaml, name = tmp_path / "tune.yaml", f"rate_{rate}"
+        yaml.write_text(YAML.format(published, rate))
+        assert run("train_ldm", yaml, [f"output={tmp_path}", f"name={name}"]) == 0
+        after[rate] = images(tmp_path / name / "pipeline")
+    np.testing.assert_allclose(after[0.0], before, rtol=0, atol=1e-6)
+    assert np.abs(after[1e-2] - before).mean() > 1e-3
