@@ -202,6 +202,8 @@ class LatentPipeline:
         prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
         if not prompts:
             raise UserError("prompt is an empty list: pass at least one, or None")
+        if images < 1:
+            raise UserError(f"num_images_per_prompt={images} must be at least 1")
         negatives: list[str | None]
         if negative_prompt is None or isinstance(negative_prompt, str):
             negatives = [negative_prompt] * len(prompts)

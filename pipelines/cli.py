@@ -4,7 +4,7 @@ Each command is a function of the parsed arguments, its help is the docstring, a
 it needs when it runs, so that `ldm --help` answers at once. More commands: more rows of COMMANDS.
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -224,7 +224,7 @@ def _print_table(rows: dict[str, str]) -> None:
 
 def _positive(text: str) -> int:
     if (number := int(text)) < 1:
-        raise ValueError
+        raise ArgumentTypeError(f"{number} is not at least 1")
     return number
 
 

@@ -26,7 +26,7 @@ class Cost(NamedTuple):
 
 def _metrics(job: Job) -> Cost:
     n, subject = job.amounts.samples, job.subject
-    reals = sum(len(source) for source in subject.sources.values())
+    reals = sum(min(len(s), job.amounts.reference) for s in subject.sources.values())
     return Cost(n * subject.evaluations(subject.setting), n, reals)
 
 
@@ -42,7 +42,7 @@ def _likelihood(job: Job) -> Cost:
 
 
 def _memorisation(job: Job) -> Cost:
-    return Cost(0, 0, 2 * len(job.subject.sources["train"]))
+    return Cost(0, 0, 2 * min(len(job.subject.sources["train"]), job.amounts.reference))
 
 
 def _sweep(job: Job) -> Cost:

@@ -76,8 +76,12 @@ def adherence(job: Job) -> dict[str, Any] | str:
     source, captions = job.subject.sources["validation"], job.subject.captions("validation")
     pixels, indices = pixels_of(source, job.subject.resolution, job.amounts.samples)
     real = _rows(job, [captions[i] for i in indices], pictures(pixels))
+    text = table(rows)
+    if real:
+        whole = total(real)
+        text += f"\nheld-out images that do: {whole.right} of {whole.n}, {whole.share:.1%}"
     return {
-        "text": table(rows),
+        "text": text,
         "samples": [row.summary() for row in rows],
         "held_out": [row.summary() for row in real],
     }

@@ -121,6 +121,11 @@ def refuse_misfits(vae: Any, unet: Any, tokenizer: Any, text_encoder: Any) -> No
     width, context = text_encoder.config.hidden_size, unet.config.cross_attention_dim
     if getattr(unet.config, "encoder_hid_dim", None) is not None:
         context = unet.config.encoder_hid_dim
+    if (projected := getattr(unet.config, "encoder_hid_dim_type", None)) not in (None, "text_proj"):
+        raise UserError(
+            f"this U-Net wants an input that is no prompt (encoder_hid_dim_type={projected}): not "
+            "supported"
+        )
     channels, latents = unet.config.in_channels, vae.config.latent_channels
     if width != context:
         raise UserError(

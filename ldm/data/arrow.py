@@ -39,7 +39,10 @@ def load_splits(where: str, kind: str | None, streaming: bool) -> Mapping[str, A
     except Exception as error:  # every builder, file system and the Hub client raise their own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         place = "a data set on the Hub" if kind is None else f"a {kind} data set"
-        raise UserError(f"data.source={where} cannot be loaded as {place}: {reason}") from error
+        absent = "is not here, and " if kind is None else ""
+        raise UserError(
+            f"data.source={where} {absent}cannot be loaded as {place}: {reason}"
+        ) from error
     if isinstance(data, Dataset):
         data = DatasetDict(train=data)
     return data

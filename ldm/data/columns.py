@@ -49,8 +49,9 @@ def caption_column(
         by_class = f", conditioning.kind=class uses {classes!r}" if classes else ""
         raise UserError(
             f"{where} has no caption column that is recognised by its name; its columns are "
-            f"{listed(columns)}. Name one with data.caption=COLUMN{by_class}, or train without "
-            "captions with conditioning.kind=none"
+            f"{listed(columns)}. Name one with data.caption=COLUMN{by_class}, give a folder a "
+            "metadata.jsonl or a .txt beside each image, or train without captions with "
+            "conditioning.kind=none"
         )
     return found
 

@@ -26,6 +26,15 @@ def images_in(folder: Path) -> Iterator[Path]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The rows of one metadata file; raises UserError that names the broken line."""
+    try:
+        return _parsed(path)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from None
+
+
+def _parsed(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8-sig") as file:
             return [{k: v for k, v in row.items() if k} for row in csv.DictReader(file)]

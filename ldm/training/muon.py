@@ -14,10 +14,11 @@ ROUNDS = 5
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """About U Vᵀ of a matrix U S Vᵀ (m, n), in bfloat16: its singular values come near 1.
+    """About U Vᵀ of a matrix U S Vᵀ (m, n), in bfloat16: large singular values come near 1.
 
     Newton-Schulz iteration with a quintic polynomial (Jordan et al. 2024, "Muon: an optimizer for
-    hidden layers in neural networks"); they end between 0.7 and 1.2.
+    hidden layers in neural networks"): those over a hundredth of the matrix' norm end between 0.68
+    and 1.2, and smaller ones grow up to 485-fold.
     """
     a, b, c = QUINTIC
     x = matrix.bfloat16()

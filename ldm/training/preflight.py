@@ -19,9 +19,10 @@ def budget(
         for name, module in modules.items()
     }
     total = sum(counts.values())
+    frozen = sum(p.numel() for m in modules.values() for p in m.parameters()) - total
     averages = len(LENGTHS) if train.ema_snapshots else 0
     state = sum(BYTES.values()) + averages * BYTES["EMA"]
-    checkpoint = total * (state - BYTES["gradients"])
+    checkpoint = total * (state - BYTES["gradients"]) + frozen * BYTES["weights"]
     disk = [f"at most {train.keep_checkpoints + 1} checkpoints, "
             f"{(train.keep_checkpoints + 1) * checkpoint / 2**30:.2f} GiB"]  # fmt: skip
     if averages:

@@ -72,6 +72,6 @@ def test_a_data_set_is_read_by_its_name(found, streaming, split, stored, count):
 
 def test_a_name_that_the_hub_does_not_know_is_a_sentence(found):
     sentence = found["gardener/flours", False, "train"]
-    assert sentence.startswith("data.source=gardener/flours cannot be loaded as a data set on")
+    assert sentence.startswith("data.source=gardener/flours is not here, and cannot be loaded as")
     assert "doesn't exist on the Hub" in sentence
     assert "\n" not in sentence

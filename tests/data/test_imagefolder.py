@@ -82,6 +82,16 @@ def test_images_that_the_metadata_does_not_list_are_counted_and_reported(folder,
     assert [r.message for r in caplog.records] == [expected]
 
 
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_table_in_another_encoding_gets_a_sentence(folder, name):
+    root = folder(1, [])
+    for table in root.glob("metadata.*"):
+        table.unlink()
+    (root / name).write_bytes("file_name,text\na/000.png,au café\n".encode("cp1252"))
+    with pytest.raises(UserError, match=rf"{name} is not UTF-8 .*: save it as UTF-8"):
+        whole(root)
+
+
 def test_a_line_that_is_not_json_is_named(folder):
     root = folder(2, rows(2, text=str))
     path = root / "metadata.jsonl"

@@ -257,7 +257,7 @@ def test_an_unknown_hub_name_is_a_sentence(name, monkeypatch):
     with pytest.raises(UserError) as error:
         open_source(config(name))
     assert str(error.value).startswith(
-        f"data.source={name} cannot be loaded as a data set on the Hub"
+        f"data.source={name} is not here, and cannot be loaded as a data set on the Hub"
     )
     assert "\n" not in str(error.value)
 

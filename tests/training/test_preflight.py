@@ -26,5 +26,12 @@ def test_sizes_are_those_of_float32_weights_gradients_moments_and_averages():
     assert two_more["disk"] == "at most 3 checkpoints, 2.68 GiB; 3 EMA snapshots, 0.89 GiB"
 
 
-def test_muon_keeps_one_moment_less_of_a_matrix():
+def test_under_muon_the_memory_is_a_bound():
     assert rows(optimizer="muon")["memory"].startswith("at most 0.75 GiB")
+
+
+def test_a_checkpoint_holds_the_frozen_weights_too():
+    frozen = nn.Linear(5000, 8000, bias=False).requires_grad_(False)
+    found = budget(MODULES | {"frozen": frozen}, TRAIN, images=120, processes=2)
+    assert found["memory"].startswith("0.75 GiB")  # of training state
+    assert found["disk"] == "at most 3 checkpoints, 2.24 GiB"  # 16 bytes and 4
