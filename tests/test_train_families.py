@@ -66,7 +66,10 @@ FAMILIES = {
         "DDPMScheduler",
     ),
     "importance": (IMPORTANCE, "DPMSolverMultistepScheduler"),
-    "muon": ("train.optimizer=muon", "DDIMScheduler"),
+    "muon": (
+        "train.optimizer=muon unet.block_out_channels=[32,32] conditioning.model.hidden_size=32",
+        "DDIMScheduler",
+    ),
     "sub_vp": ("diffusion.schedule=sub_vp", "tables hold variance-preserving schedules"),
 }
 
@@ -175,6 +178,13 @@ def test_what_a_family_remembers_survives_a_kill(experiment, name):
     assert manifest(experiment, killed) == manifest(experiment, name)
 
 
+def test_muon_has_the_kernels_and_the_text_encoder(experiment):
+    folder = family(experiment, "muon")
+    state = load_file(last_checkpoint(experiment, folder.name) / "optimizer.ldm.safetensors")
+    momenta = [v for k, v in state.items() if k.endswith(".momentum")]
+    assert sum(v.ndim == 4 for v in momenta) > 10 and sum(v.ndim == 2 for v in momenta) > 20
+
+
 @pytest.mark.parametrize("name", ["importance", "learned"])
 def test_two_processes_that_accumulate_learn_what_one_does(experiment, name):
     """One curve and one history, up to the rounding of sums that are taken in another order."""
@@ -198,7 +208,7 @@ def test_two_processes_that_accumulate_learn_what_one_does(experiment, name):
 def test_another_optimizer_cannot_take_up_a_run(experiment):
     shutil.copytree(family(experiment, "muon"), experiment / "switched")
     says = experiment / "switched.txt"
-    words = "train.optimizer=adamw train.steps=9"
+    words = f"{FAMILIES['muon'][0]} train.optimizer=adamw train.steps=9"
     assert trained(experiment, "switched", words, partial(speak_to, str(says), 2)) == 1
     assert "were made with train.optimizer muon, and this is adamw" in says.read_text()
 

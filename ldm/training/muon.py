@@ -32,7 +32,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 class MuonAdamW(Optimizer):
-    """Each step of a matrix is its Nesterov momentum with all singular values made equal.
+    """Each step of a matrix is its Nesterov momentum with its singular values made about equal.
 
     A convolution's kernel counts as the matrix (outputs, inputs · k · k). Steps have the size of
     AdamW's, so its learning rate and weight decay fit (Liu et al. 2025, "Muon is scalable for LLM
