@@ -11,7 +11,7 @@ from torch import nn
 
 from autoencoder.discriminator import Adversary
 from autoencoder.evaluation import Evaluation
-from autoencoder.export import export
+from autoencoder.export import export, settled
 from autoencoder.model import export_folder, initial_autoencoder, latent_shape
 from autoencoder.objective import AdversaryTurn, Means, Objective, Reconstructor, examples
 from ldm.config import Config, config_from_arguments
@@ -60,6 +60,7 @@ def train(config: Config) -> int:
         run.say(objective.notice)
 
     start = run.resume(state)
+    done = settled(run, start)
     batches = examples(run, sources["train"], shape, start)
     for step in run.steps(state, start):
         rate = learning_rate(step, options)
@@ -84,7 +85,7 @@ def train(config: Config) -> int:
             with ema.applied(), evaluating(vae):
                 evaluate(step + 1, vae)
 
-    if run.finished and start == options.steps and export_folder(config).is_dir():
+    if done:
         run.say(f"it was finished before: the autoencoder is in {export_folder(config)}")
     elif run.finished:
         with ema.applied(), evaluating(vae):

@@ -65,6 +65,8 @@ def train(config: Config) -> int:
     conditioner = build_conditioner(config.conditioning, sources["train"].label_names)
     conditioner.encoder.to(device)
     refuse_bad_samples(sample, spec, conditioner)
+    if config.unet.get("init"):
+        refuse_a_lone_unet(config)
     channels, height, width = latent_shape(vae, config.data.resolution)
     unet = build_unet(
         config.unet,
@@ -82,7 +84,10 @@ def train(config: Config) -> int:
         "the classes": conditioner.words,
         "train.optimizer": options.optimizer,
     }
-    latents = cached_latents(config, vae, sources, run.facts().get(STATISTICS))
+    if not conditioner.trainable:
+        facts["the text encoder"] = fingerprint(nn.ModuleList([conditioner.encoder]))
+    known = run.earlier_facts(facts).get(STATISTICS)
+    latents = cached_latents(config, vae, sources, known)
     facts[STATISTICS] = latents["train"].statistics.figures()
     examples = keyed_examples(config, times, latents, conditioner)
 
@@ -154,6 +159,20 @@ def refuse_bad_samples(sample: SampleConfig, spec: Spec, conditioner: Conditione
         raise UserError(
             f"sample.prompts: {error}; with sample.prompts=[] the data's first caption serves"
         ) from None
+
+
+def refuse_a_lone_unet(config: Config) -> None:
+    """Raise where a trained U-Net would see another text encoder's words or rescaled latents."""
+    if config.conditioning.kind == "joint":
+        raise UserError(
+            "unet.init needs the text encoder it was trained with, and kind=joint starts anew: "
+            "give conditioning.kind=clip conditioning.path=NAME"
+        )
+    if config.autoencoder.standardize:
+        raise UserError(
+            "unet.init knows its latents as they were, and autoencoder.standardize=true rescales "
+            "them: set it to false"
+        )
 
 
 def cached_latents(
@@ -231,8 +250,15 @@ def preflight(
         "caption": next(captions, "none: training is unconditional"),
         "latents": f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
         **budget(modules, run.train, len(train), run.accelerator.num_processes),
+        "U-Net": starting_point(run.config),
         "export": f"for this package alone: {refusal}" if refusal else "stock diffusers",
     }
+
+
+def starting_point(config: Config) -> str:
+    diffusion = config.diffusion
+    told = f"predicts {diffusion.prediction} under {diffusion.schedule}"
+    return f"{told}; starts from {config.unet.get('init') or 'random weights'}"
 
 
 @exits_with_a_sentence

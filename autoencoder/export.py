@@ -11,6 +11,21 @@ from autoencoder.objective import Reconstructor
 from ldm.data.example import Source
 from ldm.training.run import Run
 
+EXPORTED = "exported"  # there while the export is of the last checkpoint
+
+
+def settled(run: Run, start: int) -> bool:
+    """Whether an earlier command exported what is trained; where not, the note of it goes.
+
+    To be asked by every process, before the first step after `start`.
+    """
+    note = run.folder / EXPORTED
+    done = start == run.train.steps and note.exists()
+    run.accelerator.wait_for_everyone()  # until all have looked
+    if run.main and not done:
+        note.unlink(missing_ok=True)
+    return done
+
 
 @torch.no_grad()
 def export(run: Run, model: Reconstructor, source: Source) -> None:
@@ -31,10 +46,14 @@ def export(run: Run, model: Reconstructor, source: Source) -> None:
             shutil.rmtree(scratch)
     if run.main:
         folder = export_folder(config)
-        partial = folder.with_name(f".{folder.name}")  # a folder is there only when it is whole
-        vae.save_pretrained(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        new, old = (folder.with_name(f".{folder.name}_{which}") for which in ("new", "old"))
+        vae.save_pretrained(new)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)  # so that what is there is whole
+        shutil.rmtree(old, ignore_errors=True)
+        (run.folder / EXPORTED).touch()
         run.say((run.folder / HEALTH).read_text())
         run.say(f"the autoencoder is in {folder}")
     run.accelerator.wait_for_everyone()

@@ -112,6 +112,11 @@ def build_conditioner(
 
 def _joint(config: ConditioningConfig, label_names: Sequence[str] | None) -> Conditioner:
     """A CLIP text encoder from scratch over CLIP's byte pairs, trained along with the U-Net."""
+    if config.path:
+        raise UserError(
+            f"conditioning.path={config.path} is not read by kind=joint, which starts from random "
+            "weights: take kind=clip, or leave it out"
+        )
     arguments: dict[str, Any] = {
         "hidden_size": 128,
         "intermediate_size": 4 * config.model.get("hidden_size", 128),
@@ -202,7 +207,8 @@ def _pretrained(
         except (OSError, ValueError) as error:
             reasons.append((str(error).strip() or type(error).__name__).splitlines()[0])
     raise UserError(
-        f"conditioning.path {path!r} cannot be read as a tokenizer and text encoder: {reasons[0]}"
+        f"conditioning.path {path!r} cannot be read as a tokenizer and text encoder: "
+        + "; nor its text_encoder: ".join(reasons)
     )
 
 

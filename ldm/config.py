@@ -77,14 +77,15 @@ class TrainConfig:
     evaluate_every: int = 1000
     tracker: str = "tensorboard"  # any of Accelerate's, or none
 
-    def __post_init__(self) -> None:
-        _one_of("train.optimizer", self.optimizer, ("adamw", "muon"))
-        _one_of("train.decay", self.decay, ("cosine", "constant"))
-        _one_of("train.mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
-        _within("train", self, 1, inf, "steps", "batch_size", "accumulation", "keep_checkpoints")
-        _within("train", self, 0, inf, "learning_rate", "warmup", "weight_decay", "clip")
-        _within("train", self, 0, inf, "checkpoint_every", "evaluate_every", "ema_snapshots")
-        _within("train", self, 0, 1, "ema_decay")
+    def check(self, section: str) -> None:
+        """Raise UserError for a value that cannot be, by its key in `section`."""
+        _one_of(f"{section}.optimizer", self.optimizer, ("adamw", "muon"))
+        _one_of(f"{section}.decay", self.decay, ("cosine", "constant"))
+        _one_of(f"{section}.mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
+        _within(section, self, 1, inf, "steps", "batch_size", "accumulation", "keep_checkpoints")
+        _within(section, self, 0, inf, "learning_rate", "warmup", "weight_decay", "clip")
+        _within(section, self, 0, inf, "checkpoint_every", "evaluate_every", "ema_snapshots")
+        _within(section, self, 0, 1, "ema_decay")
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,8 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
 
     def __post_init__(self) -> None:
+        self.train.check("train")
+        self.autoencoder.train.check("autoencoder.train")
         if self.autoencoder.train.ema_snapshots:
             raise UserError("autoencoder.train.ema_snapshots: snapshots are of stage 2 alone")
 
@@ -248,8 +251,10 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved config as YAML."""
-    OmegaConf.save(OmegaConf.create(asdict(config)), path)
+    """Write the resolved config as YAML, whole or not at all."""
+    partial = path.with_name(f".{path.name}")
+    OmegaConf.save(OmegaConf.create(asdict(config)), partial)
+    partial.replace(path)
 
 
 def config_from_arguments(description: str, arguments: Sequence[str] | None = None) -> Config:

@@ -9,7 +9,7 @@ from ldm.errors import UserError
 def load_pretrained(model_class: Any, path: str | Path, part: str) -> Any:
     """`model_class` from a folder or Hub name, the model's own or a pipeline's `part`.
 
-    In float32 and evaluation mode. Raises UserError where it is in neither place.
+    In float32 and evaluation mode. Raises UserError where it is in neither place, or not whole.
     """
     local = Path(path)
     places: tuple[str | None, ...] = (None, part)
@@ -20,7 +20,14 @@ def load_pretrained(model_class: Any, path: str | Path, part: str) -> Any:
     failures = []
     for place in places:
         try:
-            return model_class.from_pretrained(path, subfolder=place).float()
-        except OSError as error:
+            model = model_class.from_pretrained(path, subfolder=place)
+        except (OSError, ValueError) as error:
             failures.append(str(error).strip().splitlines()[0])
-    raise UserError(f"cannot load {model_class.__name__} from {str(path)!r}: {failures[0]}")
+            continue
+        if absent := [name for name, p in model.named_parameters() if p.is_meta]:
+            raise UserError(
+                f"{path} lacks weights of a {model_class.__name__}, such as {absent[0]}"
+            )
+        return model.float()
+    reasons = f"; nor its {part}: ".join(failures)
+    raise UserError(f"cannot load {model_class.__name__} from {str(path)!r}: {reasons}")

@@ -35,7 +35,9 @@ def build_unet(
     values the class refuses, and for a trained one of another shape.
     """
     if "init" in kwargs:
-        return _trained(kwargs, sample_size, in_channels, out_channels, cross_attention_dim)
+        if kwargs["init"] is not None:
+            return _trained(kwargs, sample_size, in_channels, out_channels, cross_attention_dim)
+        kwargs = {k: v for k, v in kwargs.items() if k != "init"}
     known = [name for name in signature(UNet2DConditionModel).parameters if name not in _DERIVED]
     for key in kwargs:
         if key in _DERIVED:
@@ -99,7 +101,7 @@ def _trained(
                 f"and prediction need {value}: take all of them from one model"
             )
     unet.register_to_config(sample_size=sample_size)
-    return unet
+    return unet.train()
 
 
 def parameter_count(model: nn.Module) -> int:

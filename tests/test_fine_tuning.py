@@ -7,11 +7,13 @@ from diffusers import StableDiffusionPipeline
 
 from autoencoder.model import build_autoencoder
 from ldm.conditioning import build_conditioner
-from ldm.config import ConditioningConfig, DiffusionConfig, SampleConfig
+from ldm.config import ConditioningConfig, DiffusionConfig, SampleConfig, load_config
+from ldm.errors import UserError
 from ldm.scheduler_config import Spec
 from ldm.unet import build_unet
 from pipelines import TextToImagePipeline
 from tests.training_processes import run
+from train_ldm import train
 
 TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 YAML = """
@@ -52,6 +54,22 @@ def images(folder):
     pipe.set_progress_bar_config(disable=True)
     call = dict(num_inference_steps=3, guidance_scale=3.0, height=32, width=32, output_type="np")
     return pipe("a red flower", generator=torch.manual_seed(0), **call).images
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("conditioning.kind=joint conditioning.path=null", "unet.init needs the text encoder"),
+        ("conditioning.kind=joint", "is not read by kind=joint"),
+        ("autoencoder.standardize=true", "set it to false"),
+    ],
+)
+def test_what_would_blind_a_trained_unet_is_refused(published, tmp_path, words, sentence):
+    yaml = tmp_path / "tune.yaml"
+    yaml.write_text(YAML.format(published, 0.0))
+    config = load_config(yaml, [f"output={tmp_path}", *words.split()])
+    with pytest.raises(UserError, match=sentence):
+        train(config)
 
 
 def test_fine_tuning_goes_out_from_what_was_published(published, tmp_path):

@@ -110,28 +110,28 @@ def load_newest(folder: Path) -> Checkpoint | None:
     Warns of every damaged one that it passes over. Raises UserError where there are checkpoints but
     none is whole, because starting again at step 0 would quietly throw the run away.
     """
-    if (path := _newest_whole(folder)) is None:
-        return None
-    state = json.loads((path / "state.json").read_text())
-    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-    return Checkpoint(state.pop("step"), tensors, state)
-
-
-def newest_state(folder: Path) -> dict[str, Any]:
-    """The `state` of the newest whole checkpoint, without its tensors; {} where there is none."""
-    path = _newest_whole(folder)
-    return {} if path is None else json.loads((path / "state.json").read_text())
-
-
-def _newest_whole(folder: Path) -> Path | None:
     paths = _newest_first(folder)
     for path in paths:
         if fault := damage(path):
-            warnings.warn(f"passing over the checkpoint {path}: {fault}", stacklevel=3)
-        else:
-            return path
+            warnings.warn(f"passing over the checkpoint {path}: {fault}", stacklevel=2)
+            continue
+        state = json.loads((path / "state.json").read_text())
+        tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+        return Checkpoint(state.pop("step"), tensors, state)
     if paths:
         raise UserError(
             f"no checkpoint in {folder} is whole; remove that folder to start again from step 0"
         )
     return None
+
+
+def newest_state(folder: Path) -> dict[str, Any]:
+    """The newest `state` that is whole, whatever became of the tensors; {} where there is none."""
+    for path in _newest_first(folder):
+        try:
+            manifest, state = json.loads((path / MANIFEST).read_text()), path / "state.json"
+            if manifest[state.name] == _sha256(state):
+                return json.loads(state.read_text())
+        except (OSError, ValueError, KeyError):
+            continue
+    return {}

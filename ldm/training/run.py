@@ -25,7 +25,7 @@ from ldm.data.quarantine import checked
 from ldm.data.source import NEEDS, Split, open_source
 from ldm.errors import UserError
 from ldm.training.checkpoint import newest_state
-from ldm.training.state import TrainingState
+from ldm.training.state import TrainingState, refuse_other_facts
 from ldm.training.tracking import Metrics
 
 PATIENCE = timedelta(hours=24)  # for the process that reads all images while the others wait
@@ -72,11 +72,16 @@ class Run:
         return self.config.folder / "config.yaml"
 
     def _note_changes(self) -> None:
-        if self._config_file.exists():
+        if not self._config_file.exists():
+            return
+        try:
             before, now = asdict(load_config(self._config_file)), asdict(self.config)
-            for section in now:
-                if before[section] != now[section]:
-                    print(f"note: {section} is not what it was when this run began")
+        except UserError as error:
+            print(f"note: {self._config_file} cannot be compared with: {error}")
+            return
+        for section in now:
+            if before[section] != now[section]:
+                print(f"note: {section} is not what it was when this run began")
 
     @property
     def device(self) -> torch.device:
@@ -103,9 +108,15 @@ class Run:
                 self.say(f"{split} images: {note}")
         return sound
 
-    def facts(self) -> dict[str, Any]:
-        """What the newest checkpoint was made with; {} before there is one."""
-        return newest_state(self.folder / "checkpoints").get("facts", {})
+    def earlier_facts(self, now: dict[str, Any]) -> dict[str, Any]:
+        """What the newest checkpoint was made with; {} before there is one.
+
+        Raises UserError where `now`, as far as it is known yet, is another.
+        """
+        folder = self.folder / "checkpoints"
+        before = newest_state(folder).get("facts", {})
+        refuse_other_facts(folder, before, now)
+        return before
 
     def resume(self, state: TrainingState) -> int:
         """Take up the newest checkpoint; returns the number of steps that are done.
@@ -213,7 +224,7 @@ def _claimed(folder: Path) -> IO[str]:
     file = (folder / "lock").open("w")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):
         raise UserError(
             f"another process is training in {folder}: wait for it, stop it, or give another "
             "name=..."

@@ -46,6 +46,16 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+def refuse_other_facts(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UserError where one of `now` is not what the checkpoints in `folder` were made with."""
+    for name, fact in json.loads(json.dumps(now)).items():
+        if name in before and before[name] != fact:
+            raise UserError(
+                f"the checkpoints in {folder} were made with {name} {_short(before[name])}, and "
+                f"this is {_short(fact)}: restore it, or give another name=... for a new run"
+            )
+
+
 def _short(fact: Any) -> str:
     text = fact if isinstance(fact, str) else json.dumps(fact)
     return text if len(text) <= 80 else f"{text[:76]} ..."
@@ -99,12 +109,8 @@ class TrainingState:
         checkpoint = load_newest(self.folder)
         if checkpoint is None:
             return 0
-        for name, before in checkpoint.state.get("facts", {}).items():
-            if (now := self.facts.get(name)) != before:
-                raise UserError(
-                    f"the checkpoints in {self.folder} were made with {name} {_short(before)}, and "
-                    f"this is {_short(now)}: restore it, or give another name=... for a new run"
-                )
+        before = checkpoint.state.get("facts", {})
+        refuse_other_facts(self.folder, before, {**dict.fromkeys(before), **self.facts})
         try:
             self._load(checkpoint)
         except UserError:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from importlib import import_module
 from pathlib import Path
@@ -135,6 +136,26 @@ def test_the_export_is_the_ema_with_latents_of_mean_0_and_std_1(experiment, unbr
     raw.load_state_dict(load_file(last_checkpoint(experiment, "unbroken") / "ema.safetensors"))
     image = raw.decode(raw.encode(pixels).latent_dist.mean).sample
     torch.testing.assert_close(stock.decode(posterior.mean[:24]).sample, image, atol=1e-5, rtol=0)
+
+
+def die_in_the_export() -> None:
+    _at_call("autoencoder.export", "", "standardize", 1, _kill)
+
+
+def test_an_export_is_of_the_last_checkpoint_and_is_made_once(experiment, unbroken):
+    name, more = "longer", "autoencoder.train.steps=8"
+    shutil.copytree(experiment / "unbroken", experiment / name)
+    folder = experiment / name / "autoencoder"
+    weights = folder / "export" / "diffusion_pytorch_model.safetensors"
+    first = weights.read_bytes()
+    assert train(experiment, name, "data.size=30") == 0  # other images do not move its latents
+    assert weights.read_bytes() == first
+    assert train(experiment, name, more, before=die_in_the_export) == -signal.SIGKILL
+    assert last_checkpoint(experiment, name).name == "step_0000008"
+    assert weights.read_bytes() == first
+    assert train(experiment, name, more) == 0
+    assert weights.read_bytes() != first
+    assert not list(folder.glob(".export*"))
 
 
 def test_a_decoder_fine_tuned_alone_keeps_the_latents(experiment):
