@@ -140,7 +140,7 @@ def compare(options: argparse.Namespace) -> None:
         label, reference = extractor.label, moments(extractor.extract(held_out))
         with TemporaryDirectory() as folder:
             mine = contestants(config, path, source, Path(folder), options)
-            for c in mine:
+            for c in tqdm(mine, desc=f"cost at {resolution} px", unit="contestant"):
                 cost(c, len(source), options)
             for c in mine[:2]:
                 compete(c, len(source), reference, extractor, options)

@@ -11,6 +11,7 @@ import torch
 from diffusers.models import UNet2DModel
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from autoencoder.cache import LatentCache
 from autoencoder.evaluation import as_bytes
@@ -109,7 +110,8 @@ class Trainer:
         levels, images = trailing(self.schedule, STEPS), []
         generator = torch.Generator().manual_seed(1)
         with self.ema.applied():
-            for start in range(0, count, self.options.batch):
+            starts = range(0, count, self.options.batch)
+            for start in tqdm(starts, desc="sampling", unit="batch", leave=False):
                 size = (min(self.options.batch, count - start), *self.contestant.shape)
                 x = torch.randn(size, generator=generator).to(self.device)
                 for state in ancestral(denoiser(self.network, self.schedule, FLOW), x, levels):

@@ -19,7 +19,8 @@ def table(all_of: list[Any]) -> str:
             if key not in f:
                 return "out of memory" if f.get("out_of_memory") else "–"
             ratio = f" ({f[key] / base[key]:.1f}×)" if f is not base and key in base else ""
-            return f"{f[key] * scale:,.4g} {unit}{ratio}"
+            value = f[key] * scale
+            return f"{value:,.0f} {unit}{ratio}" if value >= 1000 else f"{value:.3g} {unit}{ratio}"
 
         curve = f.get("curve")
         rows.append(
