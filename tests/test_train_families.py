@@ -287,7 +287,9 @@ def test_a_prompt_that_the_model_cannot_take_is_refused_before_the_first_step(
     words = of_photos(photos, "data.holdout=0.5 sample.prompts=[azalea]")
     ears = partial(speak_to, f"{tmp_path}/words", 2)
     assert trained(experiment, "prompt", words, ears, "mute.yaml") == 1
-    assert "UserError: this model is unconditional" in (tmp_path / "words").read_text()
+    assert (
+        "UserError: sample.prompts: this model is unconditional" in (tmp_path / "words").read_text()
+    )
     assert not (experiment / "prompt" / "ldm" / "checkpoints").exists()
 
 

@@ -52,8 +52,10 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(self.path.partition("?")[0])
         if path == "/api/whoami-v2":
             return self._answer(200, {"name": USER, "type": "user", "orgs": []})
-        if match := re.fullmatch(r"/api/models/(.+?/.+?)(/revision/[^/]+|/tree/[^/]+)?", path):
-            name, rest = match.groups()
+        if match := re.fullmatch(
+            r"/api/models/([^/]+/[^/]+)(/revision/[^/]+|/tree/[^/]+)?(/.+)?", path
+        ):
+            name, rest, folder = match.groups()
             if not self._visible(name):
                 return self._answer(404, {}, code="RepoNotFound")
             files = self.repositories[name]
@@ -61,7 +63,10 @@ class Handler(BaseHTTPRequestHandler):
                 entries = [
                     {"type": "file", "path": p, "size": len(c), "oid": _oid(c)}
                     for p, c in files.items()
+                    if folder is None or p.startswith(f"{folder[1:]}/")
                 ]
+                if folder and not entries:
+                    return self._answer(404, {}, code="EntryNotFound", commit=self._sha(name))
                 return self._answer(200, entries)
             siblings = [{"rfilename": p} for p in files]
             info = {"id": name, "modelId": name, "sha": self._sha(name), "siblings": siblings}
