@@ -34,9 +34,14 @@ def build_unet(
     Hub name, also a pipeline's. Raises UserError for an unknown argument, naming the nearest, for
     values the class refuses, and for a trained one of another shape.
     """
+    shape = {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "cross_attention_dim": cross_attention_dim,
+    }
     if "init" in kwargs:
         if kwargs["init"] is not None:
-            return _trained(kwargs, sample_size, in_channels, out_channels, cross_attention_dim)
+            return _trained(kwargs, sample_size, shape)
         kwargs = {k: v for k, v in kwargs.items() if k != "init"}
     known = [name for name in signature(UNet2DConditionModel).parameters if name not in _DERIVED]
     for key in kwargs:
@@ -70,31 +75,21 @@ def build_unet(
     try:
         return UNet2DConditionModel(
             **defaults | lists_as_tuples,
+            **shape,
             sample_size=sample_size,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            cross_attention_dim=cross_attention_dim,
         )
     except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"unet: {' '.join(str(error).split())}") from None
 
 
 def _trained(
-    kwargs: dict[str, Any],
-    sample_size: int | tuple[int, int],
-    in_channels: int,
-    out_channels: int,
-    cross_attention_dim: int,
+    kwargs: dict[str, Any], sample_size: int | tuple[int, int], shape: dict[str, int]
 ) -> UNet2DConditionModel:
+    """The one that `init` names, if it has the `shape` that the other parts need."""
     if others := sorted(kwargs.keys() - {"init"}):
         raise UserError(f"unet.init brings its own architecture: leave out unet.{others[0]}")
     unet = load_pretrained(UNet2DConditionModel, kwargs["init"], "unet")
-    needed = {
-        "in_channels": in_channels,
-        "out_channels": out_channels,
-        "cross_attention_dim": cross_attention_dim,
-    }
-    for key, value in needed.items():
+    for key, value in shape.items():
         if (found := unet.config[key]) != value:
             raise UserError(
                 f"unet.init={kwargs['init']} has {key} {found}, and this autoencoder, conditioning "
