@@ -388,6 +388,13 @@ def test_what_diffusers_cannot_express_is_refused_with_the_reason(change, reason
         spec.to_diffusers()
 
 
+def test_zero_terminal_snr_that_diffusers_class_would_drop_is_refused():
+    config = DiffusionConfig(schedule="scaled_linear", schedule_args={"zero_snr": True})
+    spec = Spec.from_diffusion_config(config, sampler="heun")
+    with pytest.raises(UserError, match=r"HeunDiscreteScheduler cannot.*{'zero_snr': True}"):
+        spec.to_diffusers()
+
+
 def test_a_changed_spec_is_written_anew():
     spec = Spec.from_diffusers({"_class_name": "DDIMScheduler", "clip_sample": False, **LATENT})
     changed = dataclasses.replace(spec, prediction_name="v").to_diffusers()

@@ -15,6 +15,8 @@ from ldm.diffusion.denoise import Denoiser, Noise, drawn, rederived
 from ldm.diffusion.langevin import langevin, predictor_corrector
 from ldm.diffusion.plane import Estimate, Level, fit, posterior, step
 
+PURE_NOISE = 1e-3  # α; above what stands in for 0 (2⁻¹²), below the noisiest of EDM's (1/80)
+
 Sampler = Callable[..., Iterator[Tensor]]  # (denoiser, x, levels, noise=None, **options)
 
 
@@ -79,10 +81,11 @@ def heun(
     """Heun's second-order method (Karras et al. 2022, algorithm 1), two evaluations a step.
 
     Its error depends on the frame y = x/s, u = σ/s in which the slope is averaged: s = α for VP and
-    VE (dy/du = ε), s = α + σ = 1 on straight paths (dy/du = ε - x0), which is finite at α = 0.
+    VE (dy/du = ε), s = α + σ on straight paths and from pure noise (dy/du = ε - x0), as the other u
+    grows without end towards α = 0 and the network's errors with it.
     """
     for a, b in pairwise(levels):
-        straight = (a.alpha + a.sigma - 1).abs() < 1e-9
+        straight = ((a.alpha + a.sigma - 1).abs() < 1e-9) | (a.alpha < PURE_NOISE)
         s_a, s_b = (c.alpha + c.sigma * straight for c in (a, b))
 
         def slope(estimate: Estimate, straight: Tensor = straight) -> Tensor:

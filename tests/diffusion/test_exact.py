@@ -6,12 +6,12 @@ import pytest
 import torch
 from exact import flow_map, law, marginal, spd
 
-from ldm.diffusion.denoise import denoiser
+from ldm.diffusion.denoise import denoiser, rederived
 from ldm.diffusion.exact import as_network, gaussian, mixture
 from ldm.diffusion.grids import GRIDS, split
-from ldm.diffusion.plane import PREDICTIONS, V, clean
+from ldm.diffusion.plane import PREDICTIONS, Estimate, V, clean
 from ldm.diffusion.samplers import SAMPLERS
-from ldm.diffusion.schedules import SCHEDULES, Cosine, Flow
+from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Cosine, Discrete, Flow
 
 D = 2
 MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
@@ -61,8 +61,13 @@ def test_order_of_convergence(name, schedule):
 @pytest.mark.parametrize("name", ["heun", "dpmpp_2m", "unipc"])
 @pytest.mark.parametrize(
     "schedule",
-    [Flow(), Cosine(1.0, 0.0), SCHEDULES["linear"](zero_snr=True)],
-    ids=["flow", "cosine", "zero-snr"],
+    [
+        Flow(),
+        Cosine(1.0, 0.0),
+        SCHEDULES["linear"](zero_snr=True),
+        Discrete(SCHEDULES["linear"](zero_snr=True).betas, ZERO_SNR_FLOOR),
+    ],
+    ids=["flow", "cosine", "zero-snr", "floored"],
 )
 def test_second_order_pays_from_pure_noise_to_clean_data(name, schedule):
     """Over both ends, where log-SNR is infinite: at 50 steps, 7 times closer than DDIM."""
@@ -73,6 +78,21 @@ def test_second_order_pays_from_pure_noise_to_clean_data(name, schedule):
         *_, end = SAMPLERS[solver](denoiser(as_network(EXACT, V), schedule, V), WHITE, levels)
         errors.append((end - right).abs().max())
     assert errors[1] < errors[0] / 7
+
+
+@pytest.mark.parametrize("floor", [0.0, ZERO_SNR_FLOOR])
+@pytest.mark.parametrize("name", ["heun", "dpmpp_2m", "unipc"])
+def test_what_a_network_errs_by_at_pure_noise_is_not_multiplied(name, floor):
+    """x̂0 is 0.01 off at the first level, as after training that hardly goes there."""
+    schedule = Discrete(SCHEDULES["scaled_linear"](zero_snr=True).betas, floor)
+
+    def wrong(x, level):
+        x0 = EXACT(x, level).x0 + 0.01 * (level.alpha < 0.01)
+        return Estimate(x0, rederived(x, x0, level))
+
+    levels = GRIDS["trailing"](schedule, 10)
+    right, off = ([*SAMPLERS[name](d, WHITE, levels)][-1] for d in (EXACT, wrong))
+    assert 0 < (off - right).abs().max() < 0.001
 
 
 # Stochastic samplers: on a Gaussian they are affine in their noise, so that their law is known
