@@ -4,6 +4,7 @@ import inspect
 
 import torch
 
+from ldm.diffusion.samplers import PURE_NOISE
 from ldm.diffusion.schedules import SCHEDULES, Schedule
 from ldm.errors import UserError
 from ldm.scheduler_reader import BETAS, PREDICTIONS, VARIANCES, Options
@@ -55,6 +56,14 @@ def write_scheduler(spec: Options, schedule: Schedule) -> Options:
     name = class_of(spec["sampler"], spec["schedule_name"])
     if spec["grid"] == "flow_match" and spec["sampler"] in ("ddim", "euler"):
         name = "FlowMatchEulerDiscreteScheduler"
+    noisiest = schedule.level(torch.ones((), dtype=torch.float64))
+    if name == "HeunDiscreteScheduler" and noisiest.alpha < PURE_NOISE:
+        raise UserError(
+            f"{name} of diffusers goes astray from pure noise, where schedule "
+            f"{spec['schedule_name']} begins (α = {float(noisiest.alpha):.1g}), so a pipeline that "
+            "samples with heun cannot be exported; take another sampler, or a schedule that keeps "
+            "some signal"
+        )
     config: Options = {"_class_name": name}
     if name.startswith("EDM"):
         return config | _edm(spec, schedule)

@@ -388,10 +388,13 @@ def test_what_diffusers_cannot_express_is_refused_with_the_reason(change, reason
         spec.to_diffusers()
 
 
-def test_zero_terminal_snr_that_diffusers_class_would_drop_is_refused():
-    config = DiffusionConfig(schedule="scaled_linear", schedule_args={"zero_snr": True})
-    spec = Spec.from_diffusion_config(config, sampler="heun")
-    with pytest.raises(UserError, match=r"HeunDiscreteScheduler cannot.*{'zero_snr': True}"):
+@pytest.mark.parametrize(
+    "config",
+    [{"schedule": "scaled_linear", "schedule_args": {"zero_snr": True}}, {"schedule": "cosine"}],
+)
+def test_heun_from_pure_noise_is_not_exported_as_diffusers_would_do_it(config):
+    spec = Spec.from_diffusion_config(DiffusionConfig(**config), sampler="heun")
+    with pytest.raises(UserError, match="HeunDiscreteScheduler of diffusers goes astray"):
         spec.to_diffusers()
 
 
