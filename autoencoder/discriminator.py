@@ -66,9 +66,7 @@ class Adversary(nn.Module):
         self.config = config
         self.discriminator_loss, self.generator_loss = ADVERSARIAL[config.adversarial_kind]
         self.discriminator = PatchDiscriminator(layers=2 if resolution < 128 else 3)
-        start = config.adversarial_start
-        begin = -1 if start == AT_PLATEAU else max(0, start - HEAD_START)
-        self.register_buffer("begin", torch.tensor(begin))  # its first step; −1: not known yet
+        self.register_buffer("begin", torch.tensor(-1))  # its first step, where a plateau decides
         self.register_buffer("weight", torch.tensor(0.0))  # λ
         for name in ("real_mean", "fake_mean", "fast", "slow"):
             self.register_buffer(name, torch.tensor(0.0))
@@ -80,15 +78,21 @@ class Adversary(nn.Module):
         """The adversary that the loss asks for, if any."""
         return cls(config, resolution).to(device) if config.adversarial else None
 
+    @property
+    def first_step(self) -> int:
+        """The discriminator's; −1 where it is not known yet."""
+        start = self.config.adversarial_start  # may be another than a checkpoint was made with
+        return int(self.begin) if start == AT_PLATEAU else max(0, start - HEAD_START)
+
     def learns(self, step: int) -> bool:
         """Whether the discriminator is trained in this step."""
-        return 0 <= int(self.begin) <= step
+        return 0 <= self.first_step <= step
 
     def speaks(self, step: int) -> bool:
         """Whether the generator feels it."""
         start = self.config.adversarial_start
-        begin = int(self.begin)
-        return begin >= 0 and step >= (begin + HEAD_START if start == AT_PLATEAU else start)
+        first = self.first_step
+        return first >= 0 and step >= (first + HEAD_START if start == AT_PLATEAU else start)
 
     def judge(self, fake: Tensor) -> Tensor:
         """The generator's loss; the discriminator's own weights receive no gradient."""
@@ -117,7 +121,7 @@ class Adversary(nn.Module):
         if not all(map(math.isfinite, (reconstruction, *logits))):
             return
         if self.learns(step):
-            first = step == int(self.begin)
+            first = step == self.first_step
             for mean, value in zip((self.real_mean, self.fake_mean), logits, strict=True):
                 mean.copy_(mean + (1.0 if first else 1 - LECAM_DECAY) * (value - mean))
         if step == 0:
@@ -126,5 +130,5 @@ class Adversary(nn.Module):
         self.fast += (reconstruction - self.fast) * (10 / PLATEAU_WINDOW)
         self.slow += (reconstruction - self.slow) / PLATEAU_WINDOW
         late = step >= 2 * PLATEAU_WINDOW
-        if int(self.begin) < 0 and late and self.fast > (1 - PLATEAU_GAIN) * self.slow:
+        if self.first_step < 0 and late and self.fast > (1 - PLATEAU_GAIN) * self.slow:
             self.begin.fill_(step + 1)

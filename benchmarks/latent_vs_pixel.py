@@ -119,7 +119,7 @@ def compare(options: argparse.Namespace) -> None:
     """Everything, for each autoencoder that was given."""
     all_of: list[Contestant] = []
     floors: dict[int, float] = {}
-    label = ""
+    label, images = "", 0
     for spec in options.autoencoder:
         resolution, _, path = spec.partition("=")
         if not resolution.isdigit() or not path:
@@ -129,45 +129,57 @@ def compare(options: argparse.Namespace) -> None:
         overrides += [f"data.size={options.size}"] if options.size else []
         config = load_config(None, overrides)
         source = open_source(config.data, "train", needs="nothing")
-        held_out = held_out_pixels(
-            open_source(config.data, "validation", needs="nothing"), int(resolution)
-        )
-        extractor = (
-            Extractor("random", random_feature_network(int(resolution)).to(options.device), None)
-            if options.features == "random"
-            else load_extractor(options.features, options.device)
-        )
-        label, reference = extractor.label, moments(extractor.extract(held_out))
         with TemporaryDirectory() as folder:
             mine = contestants(config, path, source, Path(folder), options)
+            mine = mine if options.same else mine[:2]
             for c in tqdm(mine, desc=f"cost at {resolution} px", unit="contestant"):
                 cost(c, len(source), options)
-            for c in mine[:2]:
-                compete(c, len(source), reference, extractor, options)
-        real, _ = pixels_of(source, int(resolution), len(held_out))
-        floors[int(resolution)] = frechet_distance(moments(extractor.extract(real)), reference)
+            if options.minutes:
+                extractor = _extractor(options, int(resolution))
+                held_out = held_out_pixels(
+                    open_source(config.data, "validation", needs="nothing"), int(resolution)
+                )
+                label, images = extractor.label, len(held_out)
+                reference = moments(extractor.extract(held_out))
+                for c in mine[:2]:
+                    compete(c, len(source), reference, extractor, options)
+                real, _ = pixels_of(source, int(resolution), images)
+                floors[int(resolution)] = frechet_distance(
+                    moments(extractor.extract(real)), reference
+                )
         all_of += mine
 
     precision = "bfloat16 autocast" if options.bf16 else "float32"
-    written = "\n".join(
-        [
-            table(all_of),
-            f"Batch {options.batch}, {STEPS} sampling steps and decoding, {precision}.",
+    lines = [
+        table(all_of),
+        f"Batch {options.batch}, {STEPS} sampling steps and decoding, {precision}.",
+        "",
+    ]
+    if options.minutes:
+        lines[-1:] = [
             "",
-            f"{options.minutes:g} minutes each; Fréchet distance to {len(held_out)} held-out "
-            f"images in {label}, after a quarter, half and all of them. As many training images "
-            f"are at {', '.join(f'{v:.3g} ({r} px)' for r, v in floors.items())}. For reference: "
-            f"{LECTURE}.",
+            f"{options.minutes:g} minutes each; Fréchet distance to {images} held-out images in "
+            f"{label}, after a quarter, half and all of them. As many training images are at "
+            f"{', '.join(f'{v:.3g} ({r} px)' for r, v in floors.items())}.",
+            "",
         ]
-    )
+    lines.append(f"For reference: {LECTURE}.")
+    written = "\n".join(lines)
     print(written)
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".md").write_text(written + "\n")
     figures = [{"name": c.name, "resolution": c.resolution, **c.figures} for c in all_of]
     out.with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
-    picture(all_of, floors).savefig(out.with_suffix(".png"), dpi=110)
-    print(f"written: {out}.md, .json and .png")
+    if options.minutes:
+        picture(all_of, floors).savefig(out.with_suffix(".png"), dpi=110)
+    print(f"written: {out}.md, .json{' and .png' if options.minutes else ''}")
+
+
+def _extractor(options: argparse.Namespace, resolution: int) -> Extractor:
+    if options.features == "random":
+        return Extractor("random", random_feature_network(resolution).to(options.device), None)
+    return load_extractor(options.features, options.device)
 
 
 @exits_with_a_sentence
@@ -176,7 +188,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--data", default="drawn", help="as data.source of a config")
     parser.add_argument("--autoencoder", action="append", required=True, metavar="RESOLUTION=PATH")
-    parser.add_argument("--minutes", type=float, default=10.0, help="wall time for each contestant")
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="wall time for each contestant; 0: costs alone"
+    )
+    parser.add_argument(
+        "--no-same",
+        dest="same",
+        action="store_false",
+        help="leave out the same U-Net on pixels, whose attention at 256 px is hours of a CPU",
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--samples", type=int, default=320, help="images per quality figure")

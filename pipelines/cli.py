@@ -60,7 +60,7 @@ def _generate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of the first image; the next has seed + 1")
     parser.add_argument("--steps", type=_positive, help="as in the model's folder unless given")
     parser.add_argument("--guidance-scale", type=float, help="1 or less turns guidance off")
-    parser.add_argument("--sampler", help="ddim, ddpm, euler, heun, dpmpp_2m ...")
+    parser.add_argument("--sampler", help="ddim, ddpm, euler, dpmpp_2m, dpmpp_2m_sde ...")
     parser.add_argument("--negative-prompt", metavar="TEXT")
     parser.add_argument("--height", type=_positive, metavar="PIXELS")
     parser.add_argument("--width", type=_positive, metavar="PIXELS")

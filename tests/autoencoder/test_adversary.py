@@ -102,6 +102,12 @@ def test_it_has_a_head_start_over_the_generator():
     assert [judge.speaks(s) for s in (999, 1000)] == [False, True]
 
 
+def test_a_resumed_run_begins_it_where_the_config_now_says():
+    again = adversary(adversarial_start=400)
+    again.load_state_dict(adversary(adversarial_start=1000).state_dict())
+    assert [again.learns(s) for s in (399 - HEAD_START, 400 - HEAD_START)] == [False, True]
+
+
 def test_it_begins_when_the_reconstruction_stops_improving():
     judge = adversary(adversarial_start=AT_PLATEAU)
     began = None

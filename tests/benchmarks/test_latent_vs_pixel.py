@@ -25,6 +25,7 @@ def options(folder: Path, **changes) -> Namespace:
         "data": "drawn",
         "autoencoder": [f"16={folder / 'vae'}"],
         "minutes": 0.01,
+        "same": True,
         "batch": 2,
         "learning_rate": 1e-4,
         "samples": 3,
@@ -40,10 +41,14 @@ def options(folder: Path, **changes) -> Namespace:
     return Namespace(**settings | changes)
 
 
-def test_a_whole_comparison_is_written(tmp_path, monkeypatch):
+@pytest.fixture
+def small(monkeypatch):
     monkeypatch.setattr(latent_vs_pixel_contestants, "CORE", (32, 32))
     monkeypatch.setattr(latent_vs_pixel_contestants, "OUTER", 32)
     monkeypatch.setattr(latent_vs_pixel_contestants, "STEPS", 2)
+
+
+def test_a_whole_comparison_is_written(tmp_path, small):
     latent_vs_pixel.compare(options(tmp_path))
     figures = {f["name"]: f for f in json.loads((tmp_path / "out.json").read_text())}
     assert set(figures) == {"latent", "pixel", "pixel, same"}
@@ -58,6 +63,15 @@ def test_a_whole_comparison_is_written(tmp_path, monkeypatch):
     written = (tmp_path / "out.md").read_text()
     assert "| latent, 16 px | 64 " in written and "(12.0×)" in written
     assert (tmp_path / "out.png").stat().st_size > 1000
+
+
+def test_costs_alone_of_the_two_that_compete(tmp_path, small):
+    latent_vs_pixel.compare(options(tmp_path, minutes=0, same=False))
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert [f["name"] for f in figures] == ["latent", "pixel"]
+    assert all(f["seconds_per_sample"] > 0 and "curve" not in f for f in figures)
+    assert "Fréchet distance to" not in (tmp_path / "out.md").read_text()
+    assert not (tmp_path / "out.png").exists()
 
 
 def test_what_is_kept_for_the_backward_pass_is_counted_without_parameters():
