@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from latent_vs_pixel_contestants import STEPS, Contestant, Trainer, contestants, now
+from latent_vs_pixel_contestants import Contestant, Trainer, contestants, now
 from latent_vs_pixel_report import picture, table
 from torch import Tensor
 from tqdm import tqdm
@@ -152,7 +152,8 @@ def compare(options: argparse.Namespace) -> None:
     precision = "bfloat16 autocast" if options.bf16 else "float32"
     lines = [
         table(all_of),
-        f"Batch {options.batch}, {STEPS} sampling steps and decoding, {precision}.",
+        f"Batch {options.batch}, {options.sampling_steps} sampling steps and decoding, "
+        f"{precision}.",
         "",
     ]
     if options.minutes:
@@ -200,6 +201,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--samples", type=int, default=320, help="images per quality figure")
+    parser.add_argument("--sampling-steps", type=int, default=50)
     parser.add_argument("--features", default="random", help="as ldm evaluate's")
     parser.add_argument("--size", type=int, help="use this many images")
     parser.add_argument("--workers", type=int, default=4)

@@ -30,7 +30,6 @@ from ldm.training.ema import EMA
 
 CORE = (128, 256, 256)  # widths of the U-Net; attention on all but the finest
 OUTER = 64  # width of every stage around it that works on pixels
-STEPS = 50  # of a sampler
 
 
 def now(device: str) -> float:
@@ -107,7 +106,7 @@ class Trainer:
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
         """Images, uint8 (count, 3, R, R), on the CPU, from the EMA."""
-        levels, images = trailing(self.schedule, STEPS), []
+        levels, images = trailing(self.schedule, self.options.sampling_steps), []
         generator = torch.Generator().manual_seed(1)
         with self.ema.applied():
             starts = range(0, count, self.options.batch)

@@ -18,9 +18,10 @@ def table(all_of: list[Any]) -> str:
         def cell(key: str, unit: str, scale: float = 1, f: Any = f, base: Any = base) -> str:
             if key not in f:
                 return "out of memory" if f.get("out_of_memory") else "–"
-            ratio = f" ({f[key] / base[key]:.1f}×)" if f is not base and key in base else ""
+            ratio = f"({f[key] / base[key]:.1f}×)" if f is not base and key in base else ""
             value = f[key] * scale
-            return f"{value:,.0f} {unit}{ratio}" if value >= 1000 else f"{value:.3g} {unit}{ratio}"
+            number = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+            return " ".join(filter(None, (number, unit, ratio)))
 
         curve = f.get("curve")
         rows.append(

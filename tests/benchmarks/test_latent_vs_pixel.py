@@ -29,6 +29,7 @@ def options(folder: Path, **changes) -> Namespace:
         "batch": 2,
         "learning_rate": 1e-4,
         "samples": 3,
+        "sampling_steps": 2,
         "features": "random",
         "size": 60,
         "workers": 0,
@@ -45,7 +46,6 @@ def options(folder: Path, **changes) -> Namespace:
 def small(monkeypatch):
     monkeypatch.setattr(latent_vs_pixel_contestants, "CORE", (32, 32))
     monkeypatch.setattr(latent_vs_pixel_contestants, "OUTER", 32)
-    monkeypatch.setattr(latent_vs_pixel_contestants, "STEPS", 2)
 
 
 def test_a_whole_comparison_is_written(tmp_path, small):
