@@ -31,9 +31,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from autoencoder.evaluation import held_out_pixels
-from ldm.config import load_config
+from ldm.config import Config, load_config
 from ldm.data.pixels import pixels_of
-from ldm.data.source import open_source
+from ldm.data.source import Source, open_source
 from ldm.errors import UserError, exits_with_a_sentence
 from ldm.evaluation.feature_network import random_feature_network
 from ldm.evaluation.features import Extractor, load_extractor
@@ -115,11 +115,30 @@ def compete(
     contestant.figures["curve"] = curve
 
 
+def competition(
+    rivals: list[Contestant], source: Source, config: Config, options: argparse.Namespace
+) -> tuple[float, str]:
+    """Let them compete; returns the distance of as many training images, and to what it is."""
+    resolution = config.data.resolution
+    extractor = (
+        Extractor("random", random_feature_network(resolution).to(options.device), None)
+        if options.features == "random"
+        else load_extractor(options.features, options.device)
+    )
+    held_out = held_out_pixels(open_source(config.data, "validation", needs="nothing"), resolution)
+    reference = moments(extractor.extract(held_out))
+    for contestant in rivals:
+        compete(contestant, len(source), reference, extractor, options)
+    real, _ = pixels_of(source, resolution, len(held_out))
+    floor = frechet_distance(moments(extractor.extract(real)), reference)
+    return floor, f"{len(held_out)} held-out images in {extractor.label}"
+
+
 def compare(options: argparse.Namespace) -> None:
     """Everything, for each autoencoder that was given."""
     all_of: list[Contestant] = []
     floors: dict[int, float] = {}
-    label, images = "", 0
+    judges = ""
     for spec in options.autoencoder:
         resolution, _, path = spec.partition("=")
         if not resolution.isdigit() or not path:
@@ -135,36 +154,22 @@ def compare(options: argparse.Namespace) -> None:
             for c in tqdm(mine, desc=f"cost at {resolution} px", unit="contestant"):
                 cost(c, len(source), options)
             if options.minutes:
-                extractor = _extractor(options, int(resolution))
-                held_out = held_out_pixels(
-                    open_source(config.data, "validation", needs="nothing"), int(resolution)
-                )
-                label, images = extractor.label, len(held_out)
-                reference = moments(extractor.extract(held_out))
-                for c in mine[:2]:
-                    compete(c, len(source), reference, extractor, options)
-                real, _ = pixels_of(source, int(resolution), images)
-                floors[int(resolution)] = frechet_distance(
-                    moments(extractor.extract(real)), reference
-                )
+                floors[int(resolution)], judges = competition(mine[:2], source, config, options)
         all_of += mine
 
     precision = "bfloat16 autocast" if options.bf16 else "float32"
     lines = [
         table(all_of),
         f"Batch {options.batch}, {options.sampling_steps} sampling steps and decoding, "
-        f"{precision}.",
-        "",
+        f"{precision}. For reference: {LECTURE}.",
     ]
     if options.minutes:
-        lines[-1:] = [
+        lines += [
             "",
-            f"{options.minutes:g} minutes each; Fréchet distance to {images} held-out images in "
-            f"{label}, after a quarter, half and all of them. As many training images are at "
+            f"{options.minutes:g} minutes each; Fréchet distance to {judges}, after a quarter, "
+            "half and all of them. As many training images are at "
             f"{', '.join(f'{v:.3g} ({r} px)' for r, v in floors.items())}.",
-            "",
         ]
-    lines.append(f"For reference: {LECTURE}.")
     written = "\n".join(lines)
     print(written)
     out = Path(options.out)
@@ -175,12 +180,6 @@ def compare(options: argparse.Namespace) -> None:
     if options.minutes:
         picture(all_of, floors).savefig(out.with_suffix(".png"), dpi=110)
     print(f"written: {out}.md, .json{' and .png' if options.minutes else ''}")
-
-
-def _extractor(options: argparse.Namespace, resolution: int) -> Extractor:
-    if options.features == "random":
-        return Extractor("random", random_feature_network(resolution).to(options.device), None)
-    return load_extractor(options.features, options.device)
 
 
 @exits_with_a_sentence
