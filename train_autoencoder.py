@@ -68,7 +68,7 @@ def train(config: Config) -> int:
         for _ in range(options.accumulation):
             batch = next(batches)
             with accelerator.autocast():
-                output = model(batch.corrupted, batch.noise)
+                output = model(batch.corrupted, batch.noise, batch.error)
                 loss, parts = objective(output, batch.pixels, step)
             accelerator.backward(loss / options.accumulation)
             means.add(parts)

@@ -36,6 +36,7 @@ class Batch(NamedTuple):
     pixels: Tensor  # (B, 3, R, R) in [−1, 1], the target
     corrupted: Tensor  # what the encoder sees: the same, unless a denoising autoencoder is trained
     noise: Tensor  # (B, C, h, w), of the posterior sample
+    error: Tensor | None  # (B, C, h, w): by how much the decoder's latents are off
 
 
 class Reconstructor(nn.Module):
@@ -62,11 +63,12 @@ class Reconstructor(nn.Module):
         elif not self.samples:
             make_certain(vae)
 
-    def forward(self, pixels: Tensor, noise: Tensor) -> Output:
+    def forward(self, pixels: Tensor, noise: Tensor, error: Tensor | None = None) -> Output:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
             posterior = self.vae.encode(pixels).latent_dist
             mean, logvar = posterior.mean.float(), posterior.logvar.float()
         latents = mean + (0.5 * logvar).exp() * noise if self.samples else mean
+        latents = latents if error is None else latents + error
         image = self.vae.decode(latents).sample.float()
         return Output(image, mean, logvar, self._half(latents) if self.halves else None)
 
@@ -241,7 +243,13 @@ def examples(
         if std := config.autoencoder.loss.input_noise:
             shape = pixels.shape[1:]
             corrupted = pixels + std * keyed.example_normal(shape, seed, step, places, "corruption")
-        yield Batch(*(_moved(x, device) for x in (pixels, corrupted, noise)))
+        error = None
+        if std := config.autoencoder.loss.latent_noise:
+            strength = std * keyed.example_normal((1, 1, 1), seed, step, places, "strength").abs()
+            error = strength * keyed.example_normal(latent_shape, seed, step, places, "error")
+            error = _moved(error, device)
+        pixels, corrupted, noise = (_moved(x, device) for x in (pixels, corrupted, noise))
+        yield Batch(pixels, corrupted, noise, error)
 
 
 def _moved(x: Tensor, device: torch.device) -> Tensor:

@@ -104,6 +104,7 @@ class AutoencoderLossConfig:
     r1: float = 0.0
     lecam: float = 0.0
     input_noise: float = 0.0  # denoising autoencoder: corrupt the input, keep the target clean
+    latent_noise: float = 0.0  # the decoder sees latents that are off by this times |normal|
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.growth import grown
 from ldm.pretrained import load_pretrained
 
 # Follow from the latents and the conditioner, so they are not the user's to set.
@@ -30,9 +31,10 @@ def build_unet(
     """A stock UNet2DConditionModel; `kwargs` are its constructor's arguments.
 
     Where they are silent: widths 128, 256, 256; cross attention on every scale but the coarsest,
-    as in Stable Diffusion; heads 32 wide. `init` alone is a trained one to start from: a folder or
-    Hub name, also a pipeline's. Raises UserError for an unknown argument, naming the nearest, for
-    values the class refuses, and for a trained one of another shape.
+    as in Stable Diffusion; heads 32 wide. `init` is a trained one to start from, a folder or
+    Hub name, also a pipeline's; it takes no other argument but `layers_per_block`, to which it
+    grows. Raises UserError for an unknown argument, naming the nearest, for values the class
+    refuses, and for a trained one of another shape.
     """
     shape = {
         "in_channels": in_channels,
@@ -86,7 +88,7 @@ def _trained(
     kwargs: dict[str, Any], sample_size: int | tuple[int, int], shape: dict[str, int]
 ) -> UNet2DConditionModel:
     """The one that `init` names, if it has the `shape` that the other parts need."""
-    if others := sorted(kwargs.keys() - {"init"}):
+    if others := sorted(kwargs.keys() - {"init", "layers_per_block"}):
         raise UserError(f"unet.init brings its own architecture: leave out unet.{others[0]}")
     unet = load_pretrained(UNet2DConditionModel, kwargs["init"], "unet")
     for key, value in shape.items():
@@ -96,6 +98,8 @@ def _trained(
                 f"and prediction need {value}: take all of them from one model"
             )
     unet.register_to_config(sample_size=sample_size)
+    if "layers_per_block" in kwargs:
+        unet = grown(unet, kwargs["layers_per_block"])
     return unet.train()
 
 

@@ -75,10 +75,15 @@ def test_what_would_blind_a_trained_unet_is_refused(published, tmp_path, words, 
 def test_fine_tuning_goes_out_from_what_was_published(published, tmp_path):
     """What learned nothing paints the same picture, in stock diffusers; what learned another."""
     before, after = images(published), {}
-    for rate in (0.0, 1e-2):
-        yaml, name = tmp_path / "tune.yaml", f"rate_{rate}"
+    for name, rate, more in (
+        ("idle", 0.0, []),
+        ("grown", 0.0, ["unet.layers_per_block=[2,1]"]),
+        ("tuned", 1e-2, []),
+    ):
+        yaml = tmp_path / "tune.yaml"
         yaml.write_text(YAML.format(published, rate))
-        assert run("train_ldm", yaml, [f"output={tmp_path}", f"name={name}"]) == 0
-        after[rate] = images(tmp_path / name / "pipeline")
-    np.testing.assert_allclose(after[0.0], before, rtol=0, atol=1e-6)
-    assert np.abs(after[1e-2] - before).mean() > 1e-3
+        assert run("train_ldm", yaml, [f"output={tmp_path}", f"name={name}", *more]) == 0
+        after[name] = images(tmp_path / name / "pipeline")
+    for name in ("idle", "grown"):
+        np.testing.assert_allclose(after[name], before, rtol=0, atol=1e-6)
+    assert np.abs(after["tuned"] - before).mean() > 1e-3

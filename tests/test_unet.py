@@ -109,7 +109,7 @@ def test_defaults_are_small_and_attend_on_all_scales_but_the_coarsest():
             "16 features do not split into 3 heads",
         ),
         ({"init": "/no/such/unet"}, "cannot load UNet2DConditionModel from '/no/such/unet'"),
-        ({"init": "x", "layers_per_block": 1}, "leave out unet.layers_per_block"),
+        ({"init": "x", "norm_num_groups": 1}, "leave out unet.norm_num_groups"),
     ],
 )
 def test_a_wrong_argument_gets_a_sentence(kwargs, sentence):

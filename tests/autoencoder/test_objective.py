@@ -102,6 +102,25 @@ def test_scale_equivariance_is_learnt_where_it_is_asked_for(vae, flowers):
     assert shares[1] > shares[0] + 0.2, shares
 
 
+def test_a_decoder_that_saw_wrong_latents_decodes_them_better(vae, flowers):
+    draw = torch.Generator().manual_seed(1)
+    found = []
+    for strength in (0.0, 1.0):
+        learner = copy.deepcopy(vae)
+        model, objective = parts_of(learner, kl=1e-6, trainable="decoder")
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 2e-3)
+        for _ in range(60):
+            optimizer.zero_grad()
+            noise = noise_for(flowers)
+            error = strength * torch.randn(noise.shape, generator=draw)
+            objective(model(flowers, noise, error), flowers, step=0)[0].backward()
+            optimizer.step()
+        with torch.no_grad():
+            output = model(flowers, noise_for(flowers), noise_for(flowers).flip(0))
+        found.append(float((output.image - flowers).abs().mean()))
+    assert found[1] < 0.95 * found[0], found
+
+
 def test_scale_equivariance_takes_latents_of_an_odd_size(vae, flowers):
     model, objective = parts_of(vae, equivariance=1.0)
     odd = flowers[:, :, :28, :28]

@@ -173,15 +173,17 @@ def test_a_decoder_fine_tuned_alone_keeps_the_latents(experiment):
         assert same == name.startswith(("encoder", "quant_conv")), name
 
 
-def test_a_denoising_autoencoder_sees_noise_and_aims_at_the_clean_image(experiment, unbroken):
+def test_noise_of_either_kind_reaches_the_training(experiment, unbroken):
     more = ["autoencoder.loss.input_noise=0.5", "autoencoder.loss.adversarial=0"]
     assert train(experiment, "denoising", *more) == 0
     assert train(experiment, "clean", more[1]) == 0
-    weights = [
+    assert train(experiment, "astray", "autoencoder.loss.latent_noise=0.5", more[1]) == 0
+    denoising, clean, astray = (
         load_file(last_checkpoint(experiment, name) / "model.autoencoder.safetensors")
-        for name in ("denoising", "clean")
-    ]
-    assert any(not torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+        for name in ("denoising", "clean", "astray")
+    )
+    for other in (denoising, astray):
+        assert any(not torch.equal(other[k], clean[k]) for k in clean)
 
 
 @pytest.mark.slow
