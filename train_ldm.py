@@ -258,7 +258,10 @@ def preflight(
 def starting_point(config: Config) -> str:
     diffusion = config.diffusion
     told = f"predicts {diffusion.prediction} under {diffusion.schedule}"
-    return f"{told}; starts from {config.unet.get('init') or 'random weights'}"
+    if not (trained := config.unet.get("init")):
+        return f"{told}; starts from random weights"
+    layers = config.unet.get("layers_per_block")
+    return f"{told}; starts from {trained}" + (f", grown to layers {layers}" if layers else "")
 
 
 @exits_with_a_sentence
