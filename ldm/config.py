@@ -170,6 +170,7 @@ class SampleConfig:
     sampler_args: dict[str, Any] = field(default_factory=dict)  # ddpm's variance, ddim's eta ...
     num_inference_steps: int = 50
     guidance_scale: float = 3.0
+    guidance_interval: tuple[float, float] = (0.0, inf)  # of σ/α; beyond it the prompt is unguided
     grid: str = "trailing"  # which noise levels the sampler visits
     seed: int = 0
     images_per_prompt: int = 4

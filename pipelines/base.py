@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
@@ -22,31 +21,13 @@ from ldm.scheduler_config import Spec
 from ldm.unet import cached_context, perturbed_attention
 from pipelines import folder as folders
 from pipelines import pixels
+from pipelines.defaults import STOCK_DEFAULTS, Defaults, Guidance
 from pipelines.pixels import Images
 
 Prompt = str | Sequence[str | None] | None
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 Self = TypeVar("Self", bound="LatentPipeline")
 log = logging.getLogger(__name__)
-
-
-class Defaults(Protocol):
-    """What a call takes where it is not told; a SampleConfig is one."""
-
-    @property
-    def num_inference_steps(self) -> int: ...
-    @property
-    def guidance_scale(self) -> float: ...
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How predictions are combined: classifier-free, and by perturbed attention."""
-
-    scale: float
-    rescale: float = 0.0
-    interval: tuple[float, float] = (0.0, float("inf"))  # of σ/α
-    pag_scale: float = 0.0
 
 
 class LatentPipeline:
@@ -63,7 +44,7 @@ class LatentPipeline:
         tokenizer: Any,
         text_encoder: Any,
         spec: Spec,
-        defaults: Defaults = folders.STOCK_DEFAULTS,
+        defaults: Defaults = STOCK_DEFAULTS,
     ) -> None:
         folders.refuse_misfits(vae, unet, tokenizer, text_encoder)
         self.vae: Any = vae
@@ -81,7 +62,7 @@ class LatentPipeline:
         unet: UNet2DConditionModel,
         conditioner: Conditioner,
         spec: Spec,
-        defaults: Defaults = folders.STOCK_DEFAULTS,
+        defaults: Defaults = STOCK_DEFAULTS,
     ) -> Self:
         """A pipeline around the parts of a training run; it shares their weights."""
         return cls(vae, unet, conditioner.tokenizer, conditioner.encoder, spec, defaults)
@@ -178,13 +159,23 @@ class LatentPipeline:
             raise UserError(f"height x width is {given}, and must be multiples of {self.factor}")
         return self.vae.config.latent_channels, *(side // self.factor for side in sides)
 
-    def settings(self, steps: int | None, scale: float | None) -> tuple[int, float]:
-        """Steps and guidance scale: what a call was told, else what the model's folder says."""
-        defaults = self.defaults
-        return (
-            defaults.num_inference_steps if steps is None else steps,
-            defaults.guidance_scale if scale is None else scale,
+    def settings(
+        self,
+        steps: int | None = None,
+        scale: float | None = None,
+        interval: Sequence[float] | None = None,
+        rescale: float = 0.0,
+        pag_scale: float = 0.0,
+    ) -> tuple[int, Guidance]:
+        """Steps and guidance: what a call was told, else what the model's folder says."""
+        own = self.defaults
+        guidance = Guidance(
+            own.guidance_scale if scale is None else scale,
+            own.guidance_interval if interval is None else interval,
+            rescale,
+            pag_scale,
         )
+        return own.num_inference_steps if steps is None else steps, guidance
 
     def solver_options(self, sampler: str | None, eta: float) -> dict[str, Any]:
         """The sampler's own options; raises UserError for a name that is none, or has no eta."""

@@ -35,6 +35,7 @@ def generate(args: Namespace) -> None:
             negative_prompt=args.negative_prompt,
             num_inference_steps=args.steps,
             guidance_scale=args.guidance_scale,
+            guidance_interval=args.guidance_interval,
             sampler=args.sampler,
             height=args.height,
             width=args.width,
@@ -60,6 +61,9 @@ def _generate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of the first image; the next has seed + 1")
     parser.add_argument("--steps", type=_positive, help="as in the model's folder unless given")
     parser.add_argument("--guidance-scale", type=float, help="1 or less turns guidance off")
+    parser.add_argument(
+        "--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of σ/α"
+    )
     parser.add_argument("--sampler", help="ddim, ddpm, euler, dpmpp_2m, dpmpp_2m_sde ...")
     parser.add_argument("--negative-prompt", metavar="TEXT")
     parser.add_argument("--height", type=_positive, metavar="PIXELS")

@@ -19,6 +19,7 @@ from ldm.data.pixels import normalise, pixels_of
 from ldm.data.quarantine import checked
 from ldm.data.source import Needs, Split, open_source
 from ldm.diffusion.denoise import Denoiser
+from ldm.diffusion.guidance import within
 from ldm.diffusion.loss import Network, denoising_loss
 from ldm.diffusion.plane import Level
 from ldm.errors import UserError
@@ -28,7 +29,7 @@ from ldm.evaluation.sweep import Setting
 from ldm.inference import evaluating
 from ldm.training.checkpoint import load_newest
 from pipelines.averaged import load_weights, weights_of
-from pipelines.base import Guidance
+from pipelines.defaults import Guidance
 from pipelines.pixels import encode
 from pipelines.runs import RunRecord, run_folder
 from pipelines.text_to_image import TextToImagePipeline
@@ -74,8 +75,8 @@ class Evaluated:
     @property
     def setting(self) -> Setting:
         """How the model samples unless told otherwise."""
-        steps, scale = self.pipe.settings(None, None)
-        return Setting(self.pipe.spec.sampler, steps, scale)
+        steps, guidance = self.pipe.settings()
+        return Setting(self.pipe.spec.sampler, steps, guidance.scale)
 
     def captions(self, split: str) -> list[str]:
         """One caption for each image of a split, keyed; "" where it has none."""
@@ -113,9 +114,12 @@ class Evaluated:
 
     def evaluations(self, setting: Setting) -> int:
         """Network evaluations of one image."""
-        each = 2 if setting.sampler == "heun" else 1
-        steps = each * setting.steps - (each - 1)
-        return steps * (2 if setting.guidance > 1 else 1)
+        steps, guidance = self.pipe.settings(setting.steps, setting.guidance)
+        visited = list(self.pipe.spec.levels(steps)[:-1])
+        if setting.sampler == "heun":
+            visited += visited[1:]
+        guided = [guidance.scale > 1 and within(level, guidance.interval) for level in visited]
+        return len(guided) + sum(guided)
 
     @cached_property
     def encoded(self) -> dict[tuple[str, int], tuple[Tensor, list[str]]]:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
+from pipelines.defaults import (
+    STOCK_DEFAULTS,
+    StockDefaults,
+    interval_from_json,
+    interval_to_json,
+)
 
 if TYPE_CHECKING:
     from pipelines.base import LatentPipeline
@@ -32,17 +38,6 @@ CLASSES = (
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
 )
-
-
-@dataclass(frozen=True)
-class StockDefaults:
-    """What StableDiffusionPipeline's call takes where it is not told."""
-
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
-
-
-STOCK_DEFAULTS = StockDefaults()
 
 
 def load(
@@ -98,6 +93,8 @@ def _own(place: Path, source: str, hub: dict[str, Any]) -> tuple[StockDefaults, 
             path = Path(hf_hub_download(source, DEFAULTS_FILE, **hub))
         said = json.loads(path.read_text())
         spec = said.pop("spec", None)
+        if interval := said.get("guidance_interval"):
+            said["guidance_interval"] = interval_from_json(interval)
         return StockDefaults(**said), Spec.from_json(spec) if spec else None
     except (FileNotFoundError, EntryNotFoundError, LocalEntryNotFoundError):
         return STOCK_DEFAULTS, None
@@ -207,6 +204,7 @@ def save(pipeline: "LatentPipeline", folder: Path, variant: str | None, stock: b
     )
     whole.save_pretrained(folder, safe_serialization=True, variant=variant)
     said = {k: getattr(pipeline.defaults, k) for k in asdict(STOCK_DEFAULTS)}
+    said["guidance_interval"] = interval_to_json(said["guidance_interval"])
     if stock:
         path = folder / "scheduler" / "scheduler_config.json"
         path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from omegaconf import OmegaConf
 
+from ldm.diffusion.guidance import within
 from ldm.errors import UserError
 from ldm.unet import parameter_count
 from pipelines.runs import RunRecord
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pipelines.base import LatentPipeline
 
 PICTURE = "samples.png"
+_UNGUIDED = 1.000001  # at 1 a stock pipeline would not prepare the negative prompt
 TAGS = ["text-to-image", "latent-diffusion", "diffusion"]
 
 
@@ -115,8 +117,9 @@ def _summary(pipeline: "LatentPipeline") -> str:
 
 
 def _usage(pipeline: "LatentPipeline", name: str, prompt: str) -> str:
-    steps, scale = pipeline.defaults.num_inference_steps, pipeline.defaults.guidance_scale
+    steps = pipeline.defaults.num_inference_steps
     text = json.dumps(prompt, ensure_ascii=False)
+    callback, guided = _stock_guidance(pipeline)
     return f"""## Use
 
 With stock diffusers:
@@ -125,10 +128,10 @@ With stock diffusers:
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained({json.dumps(name)})
-image = pipe({text}, num_inference_steps={steps}, guidance_scale={scale}).images[0]
+{callback}image = pipe({text}, num_inference_steps={steps}, {guided}).images[0]
 ```
 
-With the package it was trained with, which knows its {steps} steps and guidance {scale}, and gives
+With the package it was trained with, which knows its {steps} steps and its guidance, and gives
 each image a seed of its own:
 
 ```python
@@ -137,6 +140,31 @@ from pipelines import TextToImagePipeline
 pipe = TextToImagePipeline.from_pretrained({json.dumps(name)})
 image = pipe({text}, seed=0).images[0]
 ```"""
+
+
+def _stock_guidance(pipeline: "LatentPipeline") -> tuple[str, str]:
+    """A callback's definition and the arguments for a stock pipeline, which knows no interval."""
+    steps, guidance = pipeline.settings()
+    levels = pipeline.spec.levels(steps)[:-1]
+    inside = [within(level, guidance.interval) for level in levels]
+    if guidance.scale <= 1 or all(inside):
+        return "", f"guidance_scale={guidance.scale}"
+    if not any(inside):
+        return "", "guidance_scale=1.0"
+    label = pipeline.spec.schedule.label
+    times = [float(label(level.t)) for level, guided in zip(levels, inside, strict=True) if guided]
+    callback = f"""
+
+def guide(pipe, step, t, kwargs):  # between these noise levels only, which brings variety
+    upcoming = pipe.scheduler.timesteps[min(step + 1, pipe.num_timesteps - 1)]
+    inside = {min(times) - 0.01:.2f} <= upcoming <= {max(times) + 0.01:.2f}
+    pipe._guidance_scale = {guidance.scale} if inside else {_UNGUIDED}
+    return kwargs
+
+
+"""
+    first = guidance.scale if inside[0] else _UNGUIDED
+    return callback, f"guidance_scale={first}, callback_on_step_end=guide"
 
 
 def _training(run: RunRecord) -> str:

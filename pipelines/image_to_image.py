@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from ldm.diffusion.grids import renoise
 from ldm.errors import UserError
 from ldm.inference import evaluating
-from pipelines.base import Callback, Guidance, LatentPipeline, Prompt
+from pipelines.base import Callback, LatentPipeline, Prompt
 from pipelines.pixels import Images, encode, refuse_output_type
 from pipelines.seeds import draws, generators
 
@@ -34,6 +34,7 @@ class ImageToImagePipeline(LatentPipeline):
         generator: Generator | Sequence[Generator] | None = None,
         output_type: str = "pil",
         guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] | None = None,
         callback_on_step_end: Callback | None = None,
         *,
         seed: int | Sequence[int] | None = None,
@@ -46,11 +47,15 @@ class ImageToImagePipeline(LatentPipeline):
         as in TextToImagePipeline. Raises UserError for what cannot be done.
         """
         refuse_output_type(output_type)
-        steps, scale = self.settings(num_inference_steps, guidance_scale)
+        steps, guidance = self.settings(
+            num_inference_steps, guidance_scale, guidance_interval, guidance_rescale
+        )
         options = self.solver_options(sampler, eta)
         with evaluating(self.unet, self.vae, self.text_encoder):
             each = num_images_per_prompt
-            positive, negative = self.context(prompt, negative_prompt, each, guided=scale > 1)
+            positive, negative = self.context(
+                prompt, negative_prompt, each, guided=guidance.scale > 1
+            )
             count = len(positive)
             pixels = image_tensor(self, image, count // each).repeat_interleave(each, 0)
             shape = self.latent_shape(*pixels.shape[-2:])
@@ -60,7 +65,7 @@ class ImageToImagePipeline(LatentPipeline):
             levels = self.spec.levels(steps)
             refuse_strength(strength, steps)
             x, levels = renoise(known, noise, levels, strength)
-            network = self.network(positive, negative, Guidance(scale, guidance_rescale))
+            network = self.network(positive, negative, guidance)
             states = self.spec.sample(
                 network, x, steps, sampler=sampler, noise=draw, levels=levels, **options
             )

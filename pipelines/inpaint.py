@@ -13,7 +13,7 @@ from ldm.diffusion.denoise import inpaint
 from ldm.diffusion.grids import renoise
 from ldm.errors import UserError
 from ldm.inference import evaluating
-from pipelines.base import Callback, Guidance, LatentPipeline, Prompt
+from pipelines.base import Callback, LatentPipeline, Prompt
 from pipelines.image_to_image import image_tensor, refuse_strength
 from pipelines.pixels import Images, encode, refuse_output_type
 from pipelines.seeds import draws, generators
@@ -42,6 +42,7 @@ class InpaintPipeline(LatentPipeline):
         generator: Generator | Sequence[Generator] | None = None,
         output_type: str = "pil",
         guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] | None = None,
         callback_on_step_end: Callback | None = None,
         *,
         seed: int | Sequence[int] | None = None,
@@ -55,11 +56,15 @@ class InpaintPipeline(LatentPipeline):
         TextToImagePipeline. Raises UserError for what cannot be done.
         """
         refuse_output_type(output_type)
-        steps, scale = self.settings(num_inference_steps, guidance_scale)
+        steps, guidance = self.settings(
+            num_inference_steps, guidance_scale, guidance_interval, guidance_rescale
+        )
         options = self.solver_options(sampler, eta)
         with evaluating(self.unet, self.vae, self.text_encoder):
             each = num_images_per_prompt
-            positive, negative = self.context(prompt, negative_prompt, each, guided=scale > 1)
+            positive, negative = self.context(
+                prompt, negative_prompt, each, guided=guidance.scale > 1
+            )
             count = len(positive)
             shape = self.latent_shape(height, width)
             size = (shape[1] * self.factor, shape[2] * self.factor)
@@ -72,7 +77,7 @@ class InpaintPipeline(LatentPipeline):
             x = self.spec.initial(noise)
             if strength < 1:
                 x, levels = renoise(known, noise, levels, strength)
-            network = self.network(positive, negative, Guidance(scale, guidance_rescale))
+            network = self.network(positive, negative, guidance)
             states = self.spec.sample(
                 network,
                 x,

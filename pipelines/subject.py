@@ -75,7 +75,7 @@ def drawn_subject(prompt: str) -> Subject:
 
 def trained_subject(checkpoint: str, prompt: str) -> Subject:
     """A latent diffusion model, by way of its pipeline."""
-    from pipelines.base import Guidance
+    from pipelines.defaults import Guidance
     from pipelines.text_to_image import TextToImagePipeline
 
     pipe = TextToImagePipeline.from_pretrained(checkpoint)

@@ -8,7 +8,6 @@ from ldm.errors import UserError
 from ldm.inference import evaluating
 from pipelines.base import (
     Callback,
-    Guidance,
     LatentPipeline,
     Prompt,
 )
@@ -37,7 +36,7 @@ class TextToImagePipeline(LatentPipeline):
         latents: Tensor | None = None,
         output_type: str = "pil",
         guidance_rescale: float = 0.0,
-        guidance_interval: tuple[float, float] = (0.0, float("inf")),
+        guidance_interval: tuple[float, float] | None = None,
         pag_scale: float = 0.0,
         callback_on_step_end: Callback | None = None,
         *,
@@ -46,21 +45,23 @@ class TextToImagePipeline(LatentPipeline):
     ) -> Images:
         """Images for each prompt, `num_images_per_prompt` of each in a row.
 
-        Steps and guidance default to what the model's folder says, else to diffusers' 50 and 7.5.
+        Steps, guidance and its interval default to what the model's folder says, else to
+        diffusers' 50, 7.5 and all levels.
         `seed` s gives the i-th image of the call the seed s + i, so an image does not depend on the
         batch it was made in. `sampler` is a name in SAMPLERS. `guidance_interval` bounds the σ/α
         at which guidance acts, `pag_scale` adds perturbed-attention guidance, and `latents`
         (B, C, h, w) replaces the standard normal draw. Raises UserError for what cannot be done.
         """
         refuse_output_type(output_type)
-        steps, scale = self.settings(num_inference_steps, guidance_scale)
-        guidance = Guidance(scale, guidance_rescale, guidance_interval, pag_scale)
+        steps, guidance = self.settings(
+            num_inference_steps, guidance_scale, guidance_interval, guidance_rescale, pag_scale
+        )
         options = self.solver_options(sampler, eta)
         levels = self.spec.levels(steps)
         shape = self.latent_shape(height, width)
         with evaluating(self.unet, self.vae, self.text_encoder):
             positive, negative = self.context(
-                prompt, negative_prompt, num_images_per_prompt, guided=scale > 1
+                prompt, negative_prompt, num_images_per_prompt, guided=guidance.scale > 1
             )
             network, count = self.network(positive, negative, guidance), len(positive)
             draw = draws(generators(seed, generator, count), count, shape, self.device)

@@ -1,7 +1,7 @@
 """Guidance: networks or denoisers made from others, and therefore usable wherever those are."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,13 +12,14 @@ from ldm.diffusion.plane import Estimate, Level, fit
 
 Scale = float | Callable[[Level], float]
 LogProb = Callable[[Tensor, Level], Tensor]
+EVERYWHERE = (0.0, math.inf)  # an interval of σ/α
 
 
 def cfg(
     cond: Network,
     uncond: Network,
     scale: Scale,
-    interval: tuple[float, float] = (0.0, math.inf),
+    interval: Sequence[float] = EVERYWHERE,
     rescale: float = 0.0,
     pair: Callable[[Tensor, Level], tuple[Tensor, Tensor]] | None = None,
 ) -> Network:
@@ -32,9 +33,8 @@ def cfg(
     """
 
     def guided(x: Tensor, level: Level) -> Tensor:
-        ratio = float(level.sigma / level.alpha)
         s = scale(level) if callable(scale) else scale
-        if s == 1 or not interval[0] <= ratio <= interval[1]:
+        if s == 1 or not within(level, interval):
             return cond(x, level)
         if s == 0:
             return uncond(x, level)
@@ -47,6 +47,11 @@ def cfg(
         return f
 
     return guided
+
+
+def within(level: Level, interval: Sequence[float]) -> bool:
+    """Whether a level's σ/α lies in `interval`, its ends included."""
+    return interval[0] <= float(level.sigma / level.alpha) <= interval[1]
 
 
 def perturbed(guided: Network, cond: Network, worse: Network, scale: Scale) -> Network:

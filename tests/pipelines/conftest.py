@@ -18,7 +18,7 @@ from ldm.config import (
 )
 from ldm.scheduler_config import Spec
 from ldm.unet import build_unet
-from pipelines.folder import StockDefaults
+from pipelines.defaults import StockDefaults
 from pipelines.text_to_image import TextToImagePipeline
 
 TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, CLIPTextModel
 
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
-from pipelines.folder import STOCK_DEFAULTS
+from pipelines.defaults import STOCK_DEFAULTS
 from pipelines.runs import run_folder
 from pipelines.text_to_image import TextToImagePipeline
 

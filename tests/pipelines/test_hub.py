@@ -1,6 +1,7 @@
 """A model goes up to the Hub with its card and comes down again the same, over real HTTP."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from textwrap import dedent
 import numpy as np
 import pytest
 import yaml
-from conftest import generator, tiny_pipeline, write_run
+from conftest import generator, quiet, tiny_pipeline, write_run
 from fake_hub import FakeHub
 
+from pipelines.defaults import StockDefaults
 from pipelines.hub import model_card
 from pipelines.runs import RunRecord
+from pipelines.text_to_image import TextToImagePipeline
 
 HERE = Path(__file__).parent
 
@@ -140,6 +143,23 @@ def test_the_card_does_not_publish_where_the_data_lies(run, tmp_path):
     assert "a local data set, `photos`" in card
     assert "path: clip\n" in card and "features: trained:features\n" in card
     assert str(tmp_path) not in card
+
+
+@pytest.mark.parametrize("interval", [(0.0, 4.0), (0.3, math.inf), (0.2, 3.0), (50.0, 60.0)])
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_the_cards_stock_code_guides_between_the_same_levels(tmp_path, interval, sampler):
+    pipe = tiny_pipeline(sampler=sampler)
+    pipe.defaults = StockDefaults(10, 5.0, interval)
+    pipe.save_pretrained(tmp_path)
+    again = quiet(TextToImagePipeline.from_pretrained(tmp_path))
+    call = {"generator": generator(0), "output_type": "np"}
+    ours = again("a red flower", **call).images[0]
+    everywhere = again("a red flower", guidance_interval=(0, math.inf), **call).images[0]
+    assert np.abs(ours - everywhere).max() > 1e-3
+    code = model_card(pipe, str(tmp_path)).split("```python\n")[1].split("```")[0]
+    scope = {"call": call | {"generator": generator(0)}}
+    exec(code.replace(").images", ", **call).images"), scope)
+    assert np.abs(scope["image"] - ours).max() < 2e-4
 
 
 def test_quotes_in_a_prompt_do_not_break_the_example(run):

@@ -117,6 +117,14 @@ def test_an_image_and_a_seed_for_each_prompt_do_not_depend_on_the_batch(repaint,
         assert np.abs(alone[0] - batch[5]).max() < 1e-4
 
 
+def test_guidance_acts_in_its_interval(repaint, inpaint):
+    for pipe, mask in ((repaint, {}), (inpaint, {"mask_image": picture()})):
+        call = {"image": picture(size=(16, 16)), "seed": 0, "output_type": "np"} | mask
+        nowhere = pipe("rose", guidance_interval=(0, 0), **call).images
+        assert np.abs(nowhere - pipe("rose", guidance_scale=1.0, **call).images).max() < 1e-5
+        assert np.abs(nowhere - pipe("rose", **call).images).max() > 1e-3
+
+
 def test_the_images_size_is_kept(repaint):
     assert repaint("rose", image=picture(size=(24, 32)), seed=0).images[0].size == (24, 32)
     assert repaint("rose", image=picture(size=(25, 33)), seed=0).images[0].size == (24, 32)

@@ -1,5 +1,7 @@
 """The pipeline's calls mean what diffusers' mean, and an image does not depend on its batch."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from conftest import SD_BETAS, generator, quiet, stock_pipeline, tiny_parts, tin
 from diffusers import DDIMScheduler, StableDiffusionPAGPipeline
 
 from ldm.errors import UserError
+from pipelines.defaults import StockDefaults
 from pipelines.text_to_image import TextToImagePipeline
 
 PROMPTS = ["a red flower", "a blue one", "", "petals", "a rose", "two daisies", "x", "a red flower"]
@@ -48,6 +51,20 @@ def test_guidance_of_1_or_less_runs_one_pass(pipe):
     finally:
         hook.remove()
     assert batches == [1, 1, 2, 2]
+
+
+def test_guidance_acts_between_the_levels_of_the_models_folder_or_of_the_call(tmp_path):
+    pipe = tiny_pipeline()
+    pipe.defaults = StockDefaults(5, 3.0, (0.0, 2.0))
+    pipe.save_pretrained(tmp_path)
+    again = quiet(TextToImagePipeline.from_pretrained(tmp_path))
+    found = latents(again, "a rose", seed=0)
+    assert torch.equal(found, latents(again, "a rose", seed=0, guidance_interval=(0, 2)))
+    everywhere = latents(again, "a rose", seed=0, guidance_interval=(0, math.inf))
+    torch.testing.assert_close(everywhere, latents(tiny_pipeline(), "a rose", seed=0))
+    assert (found - everywhere).abs().max() > 1e-3
+    nowhere = latents(again, "a rose", seed=0, guidance_interval=(0, 0))
+    torch.testing.assert_close(nowhere, latents(again, "a rose", seed=0, guidance_scale=1.0))
 
 
 def test_prompts_and_negative_prompts_matter(pipe):
@@ -200,6 +217,7 @@ def test_sampling_leaves_training_mode_and_processors_as_they_were(pipe):
         ({"prompt": "a", "output_type": "jpg"}, "'jpg' is not one of pil, np, pt, latent"),
         ({"prompt": "a", "sampler": "plms"}, "'plms' is not one of ddpm"),
         ({"prompt": "a", "num_inference_steps": 0}, "0 sampling steps"),
+        ({"prompt": "a", "guidance_interval": (4, 0)}, "is 4 to 0: give the lower end first"),
         ({"prompt": "a", "num_inference_steps": 1001}, "1001 sampling steps"),
         ({"prompt": "a", "seed": [1, 2]}, "2 seeds or generators for 1 images"),
         ({"prompt": "a", "seed": 1, "generator": generator(0)}, "not both"),
