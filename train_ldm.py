@@ -39,7 +39,7 @@ from ldm.training.state import TrainingState
 from ldm.training.text_cache import TextCache
 from ldm.training.validation import Validation
 from ldm.unet import build_unet
-from pipelines.defaults import Guidance
+from pipelines.defaults import refuse_interval
 from pipelines.folder import export_refusal
 from pipelines.preview import Preview
 from pipelines.quality import Quality
@@ -154,7 +154,7 @@ def train(config: Config) -> int:
 def refuse_bad_samples(sample: SampleConfig, spec: Spec, conditioner: Conditioner) -> None:
     """Raise, before anything is encoded, what the first preview would."""
     spec.levels(sample.num_inference_steps)
-    Guidance(sample.guidance_scale, sample.guidance_interval)
+    refuse_interval(sample.guidance_interval)
     try:
         conditioner.tokens(sample.prompts or [""])
     except UserError as error:

@@ -170,7 +170,7 @@ class SampleConfig:
     sampler_args: dict[str, Any] = field(default_factory=dict)  # ddpm's variance, ddim's eta ...
     num_inference_steps: int = 50
     guidance_scale: float = 3.0
-    guidance_interval: tuple[float, float] = (0.0, inf)  # of σ/α; beyond it the prompt is unguided
+    guidance_interval: tuple[float, float] = (0.0, inf)  # of σ/α; outside it, no guidance
     grid: str = "trailing"  # which noise levels the sampler visits
     seed: int = 0
     images_per_prompt: int = 4
@@ -245,7 +245,8 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
         raise UserError(f"unknown config key {key!r}; the nearest is {_nearest(key)!r}") from None
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
-        raise UserError(f"config key {error.full_key!r}: {reason}") from None
+        where = f"config key {error.full_key!r}" if error.full_key else "the config"
+        raise UserError(f"{where}: {reason}") from None
     except (OSError, YAMLError) as error:
         raise UserError(f"cannot read the config {path}: {error}") from None
     assert isinstance(config, Config)

@@ -163,7 +163,7 @@ class LatentPipeline:
         self,
         steps: int | None = None,
         scale: float | None = None,
-        interval: Sequence[float] | None = None,
+        interval: tuple[float, float] | None = None,
         rescale: float = 0.0,
         pag_scale: float = 0.0,
     ) -> tuple[int, Guidance]:

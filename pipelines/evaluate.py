@@ -13,7 +13,6 @@ from ldm.evaluation.extractor import Extractor, weight_hash
 from ldm.evaluation.feature_training import train_features
 from ldm.evaluation.features import load_extractor
 from ldm.evaluation.sharing import MICRO_BATCH, repeatable
-from pipelines.defaults import interval_to_json
 from pipelines.evaluated import Evaluated, open_evaluated
 from pipelines.evaluation_costs import COSTS, predict
 from pipelines.evaluation_job import DEFAULT, Amounts, Job
@@ -155,8 +154,7 @@ def _about(job: Job, model: str) -> dict[str, Any]:
     about = {
         "model": model,
         "weights": weight_hash(subject.pipe.unet),
-        "setting": vars(subject.setting),
-        "guidance_interval": interval_to_json(subject.pipe.defaults.guidance_interval),
+        "setting": subject.setting.summary(),
         "seed": subject.seed,
         "resolution": subject.resolution,
         "features": job.extractor.label,

@@ -76,7 +76,7 @@ class Evaluated:
     def setting(self) -> Setting:
         """How the model samples unless told otherwise."""
         steps, guidance = self.pipe.settings()
-        return Setting(self.pipe.spec.sampler, steps, guidance.scale)
+        return Setting(self.pipe.spec.sampler, steps, guidance.scale, guidance.interval)
 
     def captions(self, split: str) -> list[str]:
         """One caption for each image of a split, keyed; "" where it has none."""
@@ -105,6 +105,7 @@ class Evaluated:
                 sampler=setting.sampler,
                 num_inference_steps=setting.steps,
                 guidance_scale=setting.guidance,
+                guidance_interval=setting.interval,
                 output_type="pt",
             ).images
             self.tick(len(piece) * self.evaluations(setting))
@@ -114,11 +115,10 @@ class Evaluated:
 
     def evaluations(self, setting: Setting) -> int:
         """Network evaluations of one image."""
-        steps, guidance = self.pipe.settings(setting.steps, setting.guidance)
-        visited = list(self.pipe.spec.levels(steps)[:-1])
+        visited = self.pipe.spec.levels(setting.steps)[:-1]
         if setting.sampler == "heun":
             visited += visited[1:]
-        guided = [guidance.scale > 1 and within(level, guidance.interval) for level in visited]
+        guided = [setting.guidance > 1 and within(level, setting.interval) for level in visited]
         return len(guided) + sum(guided)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from ldm.data.example import Subset
 from ldm.data.pixels import pixels_of
 from ldm.evaluation.extractor import BATCH
 from ldm.evaluation.sharing import MICRO_BATCH
-from ldm.evaluation.sweep import Setting, settings
+from ldm.evaluation.sweep import settings
 from pipelines.evaluated import LEVELS
 from pipelines.evaluation_job import Job
 from pipelines.evaluation_parts import EMA_SETTING, snapshots
@@ -47,7 +48,7 @@ def _memorisation(job: Job) -> Cost:
 
 def _sweep(job: Job) -> Cost:
     subject, n = job.subject, job.amounts.sweep_samples
-    chosen = settings(job.amounts.sweep, subject.setting.guidance)
+    chosen = settings(job.amounts.sweep, subject.setting)
     return Cost(n * sum(subject.evaluations(s) for s in chosen), n * len(chosen))
 
 
@@ -55,7 +56,7 @@ def _ema(job: Job) -> Cost:
     if snapshots(job) is None:
         return Cost()
     count, n = len(job.amounts.lengths), job.amounts.sweep_samples
-    setting = Setting(*EMA_SETTING, job.subject.setting.guidance)
+    setting = replace(job.subject.setting, **EMA_SETTING)
     each = n * job.subject.evaluations(setting) + job.amounts.examples * LEVELS
     return Cost(count * each, count * n)
 
@@ -78,7 +79,7 @@ def unit_seconds(job: Job) -> tuple[float, float, float]:
     own, prompts = subject.setting, subject.prompts(MICRO_BATCH)
 
     def sampling(steps: int) -> tuple[int, float]:
-        setting = Setting(own.sampler, steps, own.guidance)
+        setting = replace(own, steps=steps)
         began = clock()
         subject.sample(prompts, setting)
         return subject.evaluations(setting) * MICRO_BATCH, clock() - began

@@ -1,6 +1,7 @@
 """The parts of an evaluation: each a section of its results."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ def _figures(job: Job, setting: Setting) -> tuple[Measurement, ...]:
 def sweep(job: Job) -> dict[str, Any] | str:
     """Samplers, steps and guidance scales against FD and adherence, the same noise throughout."""
     subject = job.subject
-    chosen = settings(job.amounts.sweep, subject.setting.guidance)
+    chosen = settings(job.amounts.sweep, subject.setting)
     if not chosen:
         return "not asked for"
     points = [Point(s, subject.evaluations(s), _figures(job, s)) for s in chosen]
@@ -222,7 +223,7 @@ def snapshots(job: Job) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
-EMA_SETTING = ("dpmpp_2m", 20)
+EMA_SETTING: dict[str, Any] = {"sampler": "dpmpp_2m", "steps": 20}
 
 
 def ema(job: Job) -> dict[str, Any] | str:
@@ -230,7 +231,7 @@ def ema(job: Job) -> dict[str, Any] | str:
     folder, subject = snapshots(job), job.subject
     if folder is None:
         return "this run kept no EMA snapshots"
-    setting = Setting(*EMA_SETTING, subject.setting.guidance)
+    setting = replace(subject.setting, **EMA_SETTING)
     rows = []
     for length in job.amounts.lengths:
         with subject.weights(reconstruct(folder, length)):

@@ -13,14 +13,10 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
+from ldm.diffusion.guidance import interval_from_json, interval_to_json
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
-from pipelines.defaults import (
-    STOCK_DEFAULTS,
-    StockDefaults,
-    interval_from_json,
-    interval_to_json,
-)
+from pipelines.defaults import STOCK_DEFAULTS, StockDefaults
 
 if TYPE_CHECKING:
     from pipelines.base import LatentPipeline
@@ -93,8 +89,8 @@ def _own(place: Path, source: str, hub: dict[str, Any]) -> tuple[StockDefaults, 
             path = Path(hf_hub_download(source, DEFAULTS_FILE, **hub))
         said = json.loads(path.read_text())
         spec = said.pop("spec", None)
-        if interval := said.get("guidance_interval"):
-            said["guidance_interval"] = interval_from_json(interval)
+        if "guidance_interval" in said:
+            said["guidance_interval"] = interval_from_json(said["guidance_interval"])
         return StockDefaults(**said), Spec.from_json(spec) if spec else None
     except (FileNotFoundError, EntryNotFoundError, LocalEntryNotFoundError):
         return STOCK_DEFAULTS, None

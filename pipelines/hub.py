@@ -146,24 +146,22 @@ def _stock_guidance(pipeline: "LatentPipeline") -> tuple[str, str]:
     """A callback's definition and the arguments for a stock pipeline, which knows no interval."""
     steps, guidance = pipeline.settings()
     levels = pipeline.spec.levels(steps)[:-1]
-    inside = [within(level, guidance.interval) for level in levels]
-    if guidance.scale <= 1 or all(inside):
+    inside = [k for k, level in enumerate(levels) if within(level, guidance.interval)]
+    if guidance.scale <= 1 or len(inside) == steps:
         return "", f"guidance_scale={guidance.scale}"
-    if not any(inside):
+    if not inside:
         return "", "guidance_scale=1.0"
-    label = pipeline.spec.schedule.label
-    times = [float(label(level.t)) for level, guided in zip(levels, inside, strict=True) if guided]
+    upcoming = "(step + 2) // 2" if pipeline.spec.sampler == "heun" else "step + 1"
     callback = f"""
 
-def guide(pipe, step, t, kwargs):  # between these noise levels only, which brings variety
-    upcoming = pipe.scheduler.timesteps[min(step + 1, pipe.num_timesteps - 1)]
-    inside = {min(times) - 0.01:.2f} <= upcoming <= {max(times) + 0.01:.2f}
+def guide(pipe, step, t, kwargs):  # in some of these {steps} steps only
+    inside = {inside[0]} <= {upcoming} <= {inside[-1]}
     pipe._guidance_scale = {guidance.scale} if inside else {_UNGUIDED}
     return kwargs
 
 
 """
-    first = guidance.scale if inside[0] else _UNGUIDED
+    first = _UNGUIDED if inside[0] else guidance.scale
     return callback, f"guidance_scale={first}, callback_on_step_end=guide"
 
 

@@ -42,11 +42,11 @@ class InpaintPipeline(LatentPipeline):
         generator: Generator | Sequence[Generator] | None = None,
         output_type: str = "pil",
         guidance_rescale: float = 0.0,
-        guidance_interval: tuple[float, float] | None = None,
         callback_on_step_end: Callback | None = None,
         *,
         seed: int | Sequence[int] | None = None,
         sampler: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
     ) -> Images:
         """Images for each prompt, repainted where `mask_image` is white.
 

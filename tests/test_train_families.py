@@ -270,7 +270,10 @@ def of_photos(photos: Path, words: str) -> str:
     [
         ("data.holdout=0", "no image is held out"),
         ("train.accumulation=3", "a batch of 4 does not divide"),
-        ("sample.guidance_interval=[4,0]", "guidance_interval is 4 to 0: give the lower end first"),
+        (
+            "sample.guidance_interval=[4,0]",
+            "guidance_interval: the interval [4.0, 0.0] is not two",
+        ),
     ],
 )
 def test_what_cannot_work_with_the_data_is_refused_before_it_is_encoded(

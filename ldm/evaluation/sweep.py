@@ -1,8 +1,9 @@
 """What sampling costs and what it brings: one checkpoint, many ways to sample, the same noise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from ldm.diffusion.guidance import EVERYWHERE, interval_to_json
 from ldm.evaluation.measurements import Measurement
 
 
@@ -13,9 +14,20 @@ class Setting:
     sampler: str
     steps: int
     guidance: float
+    interval: tuple[float, float] = EVERYWHERE  # of σ/α, in which guidance acts
 
     def __str__(self) -> str:
-        return f"{self.sampler} {self.steps} steps, guidance {self.guidance:g}"
+        text = f"{self.sampler} {self.steps} steps, guidance {self.guidance:g}"
+        if self.interval == EVERYWHERE:
+            return text
+        return "{} in σ/α {:g} to {:g}".format(text, *self.interval)
+
+    def summary(self) -> dict[str, object]:
+        """As JSON, with the interval where there is one."""
+        said = dict(vars(self))
+        if said.pop("interval") != EVERYWHERE:
+            said["interval"] = interval_to_json(self.interval)
+        return said
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class Point:
 
     def summary(self) -> dict[str, object]:
         """As JSON."""
-        about = {**vars(self.setting), "evaluations": self.evaluations}
+        about = {**self.setting.summary(), "evaluations": self.evaluations}
         return {**about, "figures": [m.summary() for m in self.figures]}
 
 
@@ -57,9 +69,12 @@ FULL = (
 PRESETS = {"quick": QUICK, "full": FULL, "none": ()}
 
 
-def settings(preset: str, guidance: float) -> list[Setting]:
+def settings(preset: str, own: Setting) -> list[Setting]:
     """The settings of a preset, at the model's own guidance where none is given; none twice."""
-    rows = [Setting(s, n, guidance if scale is None else scale) for s, n, scale in PRESETS[preset]]
+    rows = [
+        replace(own, sampler=sampler, steps=n, guidance=own.guidance if scale is None else scale)
+        for sampler, n, scale in PRESETS[preset]
+    ]
     return list(dict.fromkeys(rows))
 
 

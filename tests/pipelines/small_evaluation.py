@@ -33,7 +33,7 @@ def small():
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setitem(PRESETS, "quick", SWEEP)
         for module in (evaluation_costs, evaluation_parts):
-            patch.setattr(module, "EMA_SETTING", ("ddim", 2))
+            patch.setattr(module, "EMA_SETTING", {"sampler": "ddim", "steps": 2})
         yield
 
 

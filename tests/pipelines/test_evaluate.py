@@ -21,7 +21,6 @@ from ldm.training.ema import EMA
 from ldm.training.post_hoc_ema import reconstruct
 from pipelines.averaged import average_applied
 from pipelines.cli import main
-from pipelines.defaults import StockDefaults
 from pipelines.evaluate import evaluate
 from pipelines.evaluated import open_evaluated
 from pipelines.evaluation_job import Amounts, Job
@@ -148,10 +147,9 @@ def test_two_real_processes_write_the_same_file(run, features, tmp_path):
 @pytest.mark.parametrize("interval", [(0.0, 1e9), (0.4, 2.0)])
 def test_the_cost_of_a_setting_is_what_the_network_does(sampler, guidance, interval, tmp_path):
     who = subject(folder=tmp_path)
-    who.pipe.defaults = StockDefaults(guidance_interval=interval)
     seen = []
     who.pipe.unet.register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
-    setting = Setting(sampler, 4, guidance)
+    setting = Setting(sampler, 4, guidance, interval)
     images = who.sample(["a red flower"] * 16, setting)
     assert images.shape == (16, 3, 16, 16) and images.dtype == torch.uint8
     assert sum(seen) == 16 * who.evaluations(setting)

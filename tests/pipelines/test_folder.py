@@ -22,6 +22,7 @@ from diffusers import (
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPTextModel
 
+from ldm.diffusion.guidance import EVERYWHERE
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
 from pipelines.defaults import STOCK_DEFAULTS
@@ -234,6 +235,19 @@ def test_misfits_are_refused_at_load_with_a_sentence(tmp_path):
     unet.register_to_config(in_channels=9)
     with pytest.raises(UserError, match="9 channels and the autoencoder has 4; it is an inpaint"):
         TextToImagePipeline(vae, unet, conditioner.tokenizer, conditioner.encoder, spec)
+
+
+@pytest.mark.parametrize("interval", [None, [], [4, 0], ["a", 1], [None, 1]])
+def test_what_a_folder_says_of_its_guidance_is_read_or_refused(tmp_path, interval):
+    tiny_pipeline("none").save_pretrained(tmp_path)
+    path = tmp_path / "ldm.json"
+    said = json.loads(path.read_text(), parse_constant=pytest.fail)  # JSON has no Infinity
+    assert said.pop("guidance_interval") == [0.0, None]
+    path.write_text(json.dumps(said))
+    assert TextToImagePipeline.from_pretrained(tmp_path).defaults.guidance_interval == EVERYWHERE
+    path.write_text(json.dumps(said | {"guidance_interval": interval}))
+    with pytest.raises(UserError, match=r"ldm\.json cannot be read"):
+        TextToImagePipeline.from_pretrained(tmp_path)
 
 
 def test_a_folder_that_is_no_pipeline_gets_a_sentence(tmp_path):

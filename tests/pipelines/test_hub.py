@@ -146,10 +146,12 @@ def test_the_card_does_not_publish_where_the_data_lies(run, tmp_path):
 
 
 @pytest.mark.parametrize("interval", [(0.0, 4.0), (0.3, math.inf), (0.2, 3.0), (50.0, 60.0)])
-@pytest.mark.parametrize("sampler", ["ddim", "heun"])
-def test_the_cards_stock_code_guides_between_the_same_levels(tmp_path, interval, sampler):
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [("ddim", 10), ("heun", 7), ("dpmpp_2m", 7), ("euler", 11)]
+)
+def test_the_cards_stock_code_guides_between_the_same_levels(tmp_path, interval, sampler, steps):
     pipe = tiny_pipeline(sampler=sampler)
-    pipe.defaults = StockDefaults(10, 5.0, interval)
+    pipe.defaults = StockDefaults(steps, 5.0, interval)
     pipe.save_pretrained(tmp_path)
     again = quiet(TextToImagePipeline.from_pretrained(tmp_path))
     call = {"generator": generator(0), "output_type": "np"}

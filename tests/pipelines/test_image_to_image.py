@@ -1,5 +1,7 @@
 """Image to image and inpainting mean what diffusers' pipelines mean."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -120,7 +122,11 @@ def test_an_image_and_a_seed_for_each_prompt_do_not_depend_on_the_batch(repaint,
 def test_guidance_acts_in_its_interval(repaint, inpaint):
     for pipe, mask in ((repaint, {}), (inpaint, {"mask_image": picture()})):
         call = {"image": picture(size=(16, 16)), "seed": 0, "output_type": "np"} | mask
+        own = replace(pipe.defaults, guidance_interval=(0.0, 0.0))
         nowhere = pipe("rose", guidance_interval=(0, 0), **call).images
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipe, "defaults", own)
+            assert np.array_equal(pipe("rose", **call).images, nowhere)
         assert np.abs(nowhere - pipe("rose", guidance_scale=1.0, **call).images).max() < 1e-5
         assert np.abs(nowhere - pipe("rose", **call).images).max() > 1e-3
 

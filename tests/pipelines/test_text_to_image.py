@@ -217,7 +217,7 @@ def test_sampling_leaves_training_mode_and_processors_as_they_were(pipe):
         ({"prompt": "a", "output_type": "jpg"}, "'jpg' is not one of pil, np, pt, latent"),
         ({"prompt": "a", "sampler": "plms"}, "'plms' is not one of ddpm"),
         ({"prompt": "a", "num_inference_steps": 0}, "0 sampling steps"),
-        ({"prompt": "a", "guidance_interval": (4, 0)}, "is 4 to 0: give the lower end first"),
+        ({"prompt": "a", "guidance_interval": (4, 0)}, r"interval \[4, 0\] is not two values"),
         ({"prompt": "a", "num_inference_steps": 1001}, "1001 sampling steps"),
         ({"prompt": "a", "seed": [1, 2]}, "2 seeds or generators for 1 images"),
         ({"prompt": "a", "seed": 1, "generator": generator(0)}, "not both"),
