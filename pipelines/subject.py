@@ -75,6 +75,7 @@ def drawn_subject(prompt: str) -> Subject:
 
 def trained_subject(checkpoint: str, prompt: str) -> Subject:
     """A latent diffusion model, by way of its pipeline."""
+    from pipelines.defaults import Guidance
     from pipelines.text_to_image import TextToImagePipeline
 
     pipe = TextToImagePipeline.from_pretrained(checkpoint)
@@ -82,7 +83,8 @@ def trained_subject(checkpoint: str, prompt: str) -> Subject:
 
     def network(scale: float, images: int) -> Network:
         positive, negative = pipe.context(prompt, None, images, guided=scale != 1)
-        return pipe.network(positive, negative, pipe.settings(scale=scale)[1])
+        # at all levels, whatever the model's interval: an early step is shown under each scale
+        return pipe.network(positive, negative, Guidance(scale))
 
     def channels(x: Tensor) -> list[Image.Image]:
         shown = x[:, :3] if x.shape[1] >= 3 else x[:, :1].expand(-1, 3, -1, -1)

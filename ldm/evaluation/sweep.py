@@ -20,7 +20,8 @@ class Setting:
         text = f"{self.sampler} {self.steps} steps, guidance {self.guidance:g}"
         if self.interval == EVERYWHERE:
             return text
-        return "{} in σ/α {:g} to {:g}".format(text, *self.interval)
+        low, high = self.interval
+        return f"{text} in σ/α {low:g} to {high:g}"
 
     def summary(self) -> dict[str, object]:
         """As JSON, with the interval where there is one."""
