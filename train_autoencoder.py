@@ -61,6 +61,9 @@ def train(config: Config) -> int:
 
     start = run.resume(state)
     done = settled(run, start)
+    if start == options.steps and not done:  # train.steps was lowered to it: not judged there yet
+        with ema.applied(), evaluating(vae):
+            evaluate(start, vae)
     batches = examples(run, sources["train"], shape, start)
     for step in run.steps(state, start):
         rate = learning_rate(step, options)

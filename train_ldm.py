@@ -30,7 +30,7 @@ from ldm.training.latent_diffusion import (
 )
 from ldm.training.objective import Times, objective
 from ldm.training.optim import GuardedStep, learning_rate, optimizer_of
-from ldm.training.post_hoc_ema import LENGTHS, PowerEMA
+from ldm.training.post_hoc_ema import LENGTHS, PowerEMA, forget_after
 from ldm.training.prefetch import prefetched
 from ldm.training.preflight import budget, table
 from ldm.training.run import Run
@@ -40,6 +40,7 @@ from ldm.training.text_cache import TextCache
 from ldm.training.validation import Validation
 from ldm.unet import build_unet
 from pipelines.defaults import refuse_interval
+from pipelines.evaluation_parts import FEWEST
 from pipelines.folder import export_refusal
 from pipelines.preview import Preview
 from pipelines.quality import Quality
@@ -79,10 +80,13 @@ def train(config: Config) -> int:
     if device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())  # bf16 steps take half the time of fused ones
     model = LatentDiffusion(unet, conditioner, options, spec.schedule).to(device)
+    meant = config.diffusion
     facts = {
         "the autoencoder": fingerprint(nn.ModuleList([vae])),  # its weights alone
         "autoencoder.standardize": config.autoencoder.standardize,
         "the classes": conditioner.words,
+        "diffusion.prediction": [meant.prediction, meant.prediction_args],
+        "diffusion.schedule": [meant.schedule, meant.schedule_args],
         "train.optimizer": options.optimizer,
     }
     if not conditioner.trainable:
@@ -115,6 +119,8 @@ def train(config: Config) -> int:
     run.say(table(preflight(run, model, sources, latents, refusal)))
 
     start = run.resume(state)
+    if run.main:
+        forget_after(start, run.folder / "ema")
     slots = run.slots(len(latents["train"]), start)
     batches = prefetched(examples["train"].batch(micro) for micro in slots)
     for step in run.steps(state, start):
@@ -155,6 +161,11 @@ def refuse_bad_samples(sample: SampleConfig, spec: Spec, conditioner: Conditione
     """Raise, before anything is encoded, what the first preview would."""
     spec.levels(sample.num_inference_steps)
     refuse_interval(sample.guidance_interval)
+    if 0 < sample.quality_samples < FEWEST:
+        raise UserError(
+            f"sample.quality_samples={sample.quality_samples} are too few to tell a distribution "
+            f"from: at least {FEWEST}, or 0 for no such figures"
+        )
     try:
         conditioner.tokens(sample.prompts or [""])
     except UserError as error:

@@ -201,7 +201,7 @@ def _pretrained(
             encoder = encoder_class.from_pretrained(
                 path, subfolder=encoder_folder, use_safetensors=True
             )
-            return tokenizer, encoder.requires_grad_(False).eval()
+            return tokenizer, encoder.float().requires_grad_(False).eval()
         except UserError:
             raise
         except (OSError, ValueError) as error:

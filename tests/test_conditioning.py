@@ -82,6 +82,19 @@ def stock_pipeline(conditioner):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_frozen_encoder_saved_in_half_precision_encodes_in_float32(clip_folder, tmp_path, dtype):
+    whole = CLIPTextModel.from_pretrained(clip_folder)
+    whole.to(dtype).save_pretrained(tmp_path)
+    clip_bpe_tokenizer(16).save_pretrained(tmp_path)
+    conditioner = build_conditioner(ConditioningConfig("clip", path=str(tmp_path)), None)
+    ours = conditioner.encode(conditioner.tokens(["a red rose"]))
+    theirs = build_conditioner(ConditioningConfig("clip", path=str(clip_folder)), None)
+    theirs.encoder.load_state_dict(whole.state_dict())  # the rounded weights, in float32
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, theirs.encode(theirs.tokens(["a red rose"])))
+
+
 @every_kind
 def test_stock_pipeline_saves_loads_and_encodes_alike(conditioner, tmp_path):
     stock_pipeline(conditioner).save_pretrained(tmp_path)

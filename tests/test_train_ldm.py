@@ -196,6 +196,26 @@ def test_a_run_on_another_autoencoder_is_refused_and_nothing_is_changed(experime
     assert all(path.read_bytes() == content for path, content in kept.items())
 
 
+@pytest.mark.parametrize("other", ["prediction=epsilon", "schedule=cosine"])
+def test_a_finished_run_is_not_exported_as_another_process(experiment, unbroken, other):
+    name, says = other.replace("=", "_"), experiment / "process.txt"
+    shutil.copytree(experiment / "unbroken", experiment / name)
+    pipeline = experiment / name / "pipeline"
+    kept = {p: p.read_bytes() for p in pipeline.rglob("*") if p.is_file()}
+    settings = overrides(experiment, name, f"diffusion.{other}")
+    assert run("train_ldm", experiment / "tiny.yaml", settings, partial(hear, str(says))) == 1
+    assert f"were made with diffusion.{other.split('=')[0]} " in says.read_text()
+    assert kept and all(path.read_bytes() == content for path, content in kept.items())
+
+
+def test_too_few_quality_samples_are_refused_before_the_first_step(experiment):
+    name, says = "few", experiment / "few.txt"
+    settings = overrides(experiment, name, "sample.quality_samples=4")
+    assert run("train_ldm", experiment / "tiny.yaml", settings, partial(hear, str(says))) == 1
+    assert "sample.quality_samples=4 are too few" in says.read_text()
+    assert not (experiment / name / "cache" / "train").exists()  # nothing was encoded
+
+
 def hear(path: str) -> None:
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), 2)
 

@@ -53,15 +53,16 @@ def pick_split(
 ) -> tuple[Dataset | IterableDataset, bool]:
     """The data of a split, and whether there is a validation split of its own.
 
-    Without one, both are the training split. Raises UserError where it is not clear which that is.
+    Without one, both are the training split, which a lone split is by any name. Raises UserError
+    where it is not clear which that is.
     """
+    if len(splits) == 1:
+        return next(iter(splits.values())), False
     own = next((name for name in VALIDATION_NAMES if name in splits), None)
     if split == "validation" and own is not None:
         return splits[own], True
     if "train" in splits:
         return splits["train"], own is not None
-    if len(splits) == 1:
-        return next(iter(splits.values())), False
     raise UserError(f"{where} has no split 'train'; its splits are {listed(splits)}")
 
 

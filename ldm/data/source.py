@@ -125,7 +125,7 @@ def open_table(where: str, split: Split, config: DataOptions) -> tuple[Table, bo
     path = Path(where).expanduser()
     kind = _kind(where, path)
     if kind != "images":
-        return _arrow_table(where, kind, split, config)
+        return _arrow_table(str(path) if kind else where, kind, split, config)
     if config.streaming:
         raise UserError(NO_STREAM.format(where))
     splits = _split_folders(path)

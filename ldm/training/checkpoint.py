@@ -56,8 +56,9 @@ def _newest_first(folder: Path) -> list[Path]:
 def save_checkpoint(
     folder: Path, step: int, tensors: Tensors, state: Mapping[str, Any], keep: int = 2
 ) -> Path:
-    """Write `folder`/step_NNNNNNN atomically, then remove all but the newest `keep` checkpoints.
+    """Write `folder`/step_NNNNNNN atomically, then remove all but the newest `keep` up to it.
 
+    Those of later steps go too: a run that comes by here again passed over them as damaged.
     `tensors` maps a file's stem to its named tensors; `state` is anything that JSON can hold.
     """
     final = folder / _name(step)
@@ -85,8 +86,9 @@ def save_checkpoint(
     _sync(temporary)
     temporary.rename(final)
     _sync(folder)
-    for old in _newest_first(folder)[max(keep, 1) :]:
-        shutil.rmtree(old)
+    kept = [path for path in _newest_first(folder) if path <= final][: max(keep, 1)]
+    for other in set(_newest_first(folder)) - set(kept):
+        shutil.rmtree(other)
     return final
 
 

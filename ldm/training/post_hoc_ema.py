@@ -92,6 +92,13 @@ class Snapshot(NamedTuple):
     path: Path
 
 
+def forget_after(step: int, folder: Path) -> None:
+    """Remove the snapshots of later steps: an abandoned attempt's, which no average may mix in."""
+    for path in folder.glob("step_*_length_*.safetensors"):
+        if int(path.name.split("_")[1]) > step:
+            path.unlink()
+
+
 def snapshots(folder: Path) -> list[Snapshot]:
     """All of a run, by step. Raises UserError where there are none."""
     found = []

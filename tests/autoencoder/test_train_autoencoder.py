@@ -158,6 +158,17 @@ def test_an_export_is_of_the_last_checkpoint_and_is_made_once(experiment, unbrok
     assert not list(folder.glob(".export*"))
 
 
+def test_a_run_that_is_ended_early_is_judged_where_it_ended(experiment, unbroken):
+    name = "ended"
+    assert train(experiment, name, before=die_before_the_adversarys_step) == -signal.SIGKILL
+    at = "autoencoder.train.steps=2"  # its last checkpoint; the only evaluation was of step 3
+    assert train(experiment, name, at) == 0
+    folder = experiment / name / "autoencoder"
+    assert "step: 2\n" in (folder / "health.txt").read_text()
+    assert read_metrics(folder / "metrics.jsonl")[-1]["step"] == 2
+    assert (folder / "export").is_dir()
+
+
 def test_a_decoder_fine_tuned_alone_keeps_the_latents(experiment):
     torch.manual_seed(0)
     first = build_autoencoder(

@@ -1,6 +1,7 @@
 """Parquet, webdataset, saved and Hub data sets, with random access and as streams."""
 
 import pickle
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -122,6 +123,27 @@ def test_several_splits_without_a_training_one_are_listed(tmp_path):
     datasets.DatasetDict(a=data, b=data).save_to_disk(str(tmp_path / "ab"))
     with pytest.raises(UserError, match="no split 'train'; its splits are a, b"):
         open_source(config(tmp_path / "ab"))
+
+
+@STREAMING
+@pytest.mark.parametrize("name", ["train", "test", "validation", "a"])
+def test_a_lone_split_of_any_name_is_held_out_of(name, streaming, tmp_path):
+    rows = {"image": [encoded(picture(i)) for i in range(20)], "text": ["x"] * 20}
+    rows["file_name"] = [f"{i}.png" for i in range(20)]
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.table(rows), tmp_path / "set" / f"{name}-00000-of-00001.parquet")
+    options = config(tmp_path / "set", holdout=0.2, streaming=streaming)
+    parts = {split: open_source(options, split) for split in ("train", "validation")}
+    names = {k: {source.name(i) for i in range(len(source))} for k, source in parts.items()}
+    assert len(names["train"]) == 16 and len(names["validation"]) == 4
+    assert not names["train"] & names["validation"]
+
+
+def test_a_home_folder_may_be_written_as_a_tilde(parquet, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = Path(parquet(3, text=["x"] * 3)).parent.relative_to(tmp_path)
+    for where in (f"~/{folder}", f"~/{folder}/*.parquet"):
+        assert len(open_source(config(where, holdout=0.0))) == 3
 
 
 @STREAMING

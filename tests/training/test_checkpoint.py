@@ -30,6 +30,17 @@ def test_only_the_newest_are_kept(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_0000003", "step_0000010"]
 
 
+def test_what_is_written_after_a_damaged_one_stays(tmp_path):
+    save_checkpoint(tmp_path, 20, tensors(20), {})
+    damaged = save_checkpoint(tmp_path, 30, tensors(30), {})
+    (damaged / "model.safetensors").unlink()
+    with pytest.warns(UserWarning, match="step_0000030"):
+        assert load_newest(tmp_path).step == 20
+    written = save_checkpoint(tmp_path, 25, tensors(25), {}, keep=1)
+    assert [*tmp_path.iterdir()] == [written]
+    assert load_newest(tmp_path).step == 25
+
+
 @pytest.mark.parametrize("harm", ["flip a byte", "truncate", "remove a file", "remove manifest"])
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, harm):
     save_checkpoint(tmp_path, 1, tensors(1), {})

@@ -11,6 +11,7 @@ from ldm.training.post_hoc_ema import (
     coefficients,
     decay,
     exponent,
+    forget_after,
     overlap,
     reconstruct,
     snapshots,
@@ -124,6 +125,23 @@ def test_state_survives_a_checkpoint():
     assert not torch.equal(flat(ema.state_dict()), flat(saved))
     ema.load_state_dict(saved)
     assert torch.equal(flat(ema.state_dict()), flat(saved))
+
+
+def test_an_abandoned_attempt_is_forgotten(tmp_path):
+    weights = nn.Linear(2, 2, bias=False)
+    for value, every, end in ((1.0, 10, 40), (100.0, 15, 30)):
+        nn.init.constant_(weights.weight, value)
+        forget_after(0, tmp_path)
+        ema = PowerEMA(weights)
+        for step in range(1, end + 1):
+            ema.update(step)
+            if step % every == 0:
+                ema.snapshot(tmp_path, step)
+    assert {s.step for s in snapshots(tmp_path)} == {15, 30}
+    forget_after(15, tmp_path)
+    assert {s.step for s in snapshots(tmp_path)} == {15}
+    average = reconstruct(tmp_path, 0.1)["weight"]
+    torch.testing.assert_close(average, torch.full((2, 2), 100.0), rtol=1e-5, atol=0)
 
 
 def test_bad_requests_end_in_a_sentence(training, tmp_path):
