@@ -1,5 +1,6 @@
 """A pipeline with other weights of its own training: another length of the EMA, or none."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.training.post_hoc_ema import reconstruct
+from pipelines.folder import DEFAULTS_FILE, EMA_LENGTH, export_refusal
 from pipelines.runs import RunRecord
 from pipelines.text_to_image import TextToImagePipeline
 
@@ -52,5 +54,8 @@ def average_applied(run: str | Path, length: float, out: Path | None = None) -> 
     pipe = TextToImagePipeline.from_pretrained(record.export)
     load_weights(pipe, reconstruct(record.folder / SNAPSHOTS, length))
     folder = out or record.export
-    pipe.save_pretrained(folder)
+    pipe.save_pretrained(folder, stock=export_refusal(pipe.spec) is None)
+    about = folder / DEFAULTS_FILE
+    said = json.loads(about.read_text()) | {EMA_LENGTH: length}
+    about.write_text(json.dumps(said, indent=2) + "\n")
     return folder

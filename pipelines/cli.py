@@ -4,13 +4,14 @@ Each command is a function of the parsed arguments, its help is the docstring, a
 it needs when it runs, so that `ldm --help` answers at once. More commands: more rows of COMMANDS.
 """
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ldm.errors import UserError, exits_with_a_sentence
 from pipelines import evaluation_commands as evaluation
+from pipelines.arguments import picture, picture_or_folder, positive
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
@@ -41,7 +42,7 @@ def generate(args: Namespace) -> None:
             width=args.width,
             seed=[seed + start + i for i in range(len(batch))],
         ).images
-    out = Path(args.out)
+    out = args.out
     if not out.suffix:
         out.mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(images):
@@ -56,18 +57,20 @@ def generate(args: Namespace) -> None:
 def _generate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("prompts", nargs="*", metavar="PROMPT")
     parser.add_argument("--model", required=True, metavar="RUN_OR_NAME", help=_MODEL)
-    parser.add_argument("--out", default="out.png", help="a picture, or a folder for one each")
-    parser.add_argument("--n", type=_positive, default=1, help="images for each prompt")
+    parser.add_argument(
+        "--out", type=picture_or_folder, default="out.png", help="a picture, or a folder of them"
+    )
+    parser.add_argument("--n", type=positive, default=1, help="images for each prompt")
     parser.add_argument("--seed", type=int, help="of the first image; the next has seed + 1")
-    parser.add_argument("--steps", type=_positive, help="as in the model's folder unless given")
+    parser.add_argument("--steps", type=positive, help="as in the model's folder unless given")
     parser.add_argument("--guidance-scale", type=float, help="1 or less turns guidance off")
     parser.add_argument(
         "--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of σ/α"
     )
     parser.add_argument("--sampler", help="ddim, ddpm, euler, dpmpp_2m, dpmpp_2m_sde ...")
     parser.add_argument("--negative-prompt", metavar="TEXT")
-    parser.add_argument("--height", type=_positive, metavar="PIXELS")
-    parser.add_argument("--width", type=_positive, metavar="PIXELS")
+    parser.add_argument("--height", type=positive, metavar="PIXELS")
+    parser.add_argument("--width", type=positive, metavar="PIXELS")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
 
 
@@ -91,7 +94,7 @@ def adherence(args: Namespace) -> None:
 def _adherence_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
     parser.add_argument("prompts", nargs="*", metavar="PROMPT")
-    parser.add_argument("--n", type=_positive, default=100, help="images for each prompt")
+    parser.add_argument("--n", type=positive, default=100, help="images for each prompt")
     parser.add_argument(
         "--measure",
         default="colour",
@@ -131,13 +134,13 @@ def inspect(args: Namespace) -> None:
     run = RunRecord.read(args.run)
     rows = describe(run)
     if run.metrics:
-        rows["curves"] = str(draw_curves(run, Path(args.out or run.folder / "curves.png")))
+        rows["curves"] = str(draw_curves(run, args.out or run.folder / "curves.png"))
     _print_table(rows)
 
 
 def _inspect_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
-    parser.add_argument("--out", help="the picture of the curves; RUN/curves.png unless given")
+    parser.add_argument("--out", type=picture, help="RUN/curves.png unless given")
 
 
 def data(args: Namespace) -> None:
@@ -145,15 +148,15 @@ def data(args: Namespace) -> None:
     from pipelines.look import draw_data, look_at
 
     source, rows = look_at(args.config, args.overrides)
-    rows["picture"] = str(draw_data(source, Path(args.out), args.n))
+    rows["picture"] = str(draw_data(source, args.out, args.n))
     _print_table(rows)
 
 
 def _data_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="data.source=FOLDER ...")
     parser.add_argument("--config", help="a YAML file, such as configs/flowers64.yaml")
-    parser.add_argument("--out", default="data.png")
-    parser.add_argument("--n", type=_positive, default=24, help="images to show")
+    parser.add_argument("--out", type=picture, default="data.png")
+    parser.add_argument("--n", type=positive, default=24, help="images to show")
 
 
 def explain(args: Namespace) -> None:
@@ -224,12 +227,6 @@ def _print_table(rows: dict[str, str]) -> None:
     width = max(map(len, rows))
     for key, value in rows.items():
         print(f"{key:<{width}}  {value}")
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ArgumentTypeError(f"{number} is not at least 1")
-    return number
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from tqdm.auto import tqdm
 
 from ldm.errors import UserError
@@ -85,23 +86,26 @@ def _run(job: Job, parts: Sequence[str], model: str) -> dict[str, float]:
 
 
 def _earlier(job: Job, model: str) -> dict[str, Any]:
-    """What was found before of the very same thing; else only what it is."""
+    """What was found before of the very same thing, whatever it was called; else what it is."""
     about = _about(job, model)
     try:
         known = json.loads((job.folder / "results.json").read_text())
     except (OSError, ValueError):
         known = {}
-    same = all(known.get(key) == value for key, value in about.items())
-    return {**known} if same and known else {**about, "missing": {}}
+    same = all(known.get(key) == value for key, value in about.items() if key != "model")
+    return {**known, "model": model} if same else {**about, "missing": {}}
 
 
 def choose_features(subject: Evaluated, spec: str | None, train: bool) -> Extractor:
     """The extractor that was named; else the run's own trained one; else Inception.
 
-    With `train` the run's own is made first, unless it was made for these images already.
+    With `train` the run's own is made first, unless it was made for these images already. Raises
+    UserError where one is named as well.
     """
     folder = subject.folder / "features"
-    if spec is not None and not train:
+    if spec is not None and train:
+        raise UserError(f"features {spec} are named, and others would be trained: ask for one")
+    if spec is not None:
         return load_extractor(spec, subject.device)
     if train and subject.share.rank == 0 and not _trained_on(folder, subject):
         train_features(
@@ -151,9 +155,10 @@ def _minutes(seconds: float) -> str:
 
 def _about(job: Job, model: str) -> dict[str, Any]:
     subject = job.subject
+    networks = {k: getattr(subject.pipe, k) for k in ("unet", "vae", "text_encoder")}
     about = {
         "model": model,
-        "weights": weight_hash(subject.pipe.unet),
+        "weights": weight_hash(nn.ModuleDict(networks)),
         "setting": subject.setting.summary(),
         "seed": subject.seed,
         "resolution": subject.resolution,

@@ -113,6 +113,13 @@ class Evaluated:
 
         return in_pieces(work, len(prompts), self.share)
 
+    def reaches(self, setting: Setting) -> bool:
+        """Whether the model's schedule and grid have as many steps."""
+        try:
+            return bool(self.pipe.spec.levels(setting.steps))
+        except ValueError:
+            return False
+
     def evaluations(self, setting: Setting) -> int:
         """Network evaluations of one image."""
         visited = self.pipe.spec.levels(setting.steps)[:-1]
@@ -212,10 +219,13 @@ def open_evaluated(
 ) -> Evaluated:
     """A run, pipeline folder or Hub name, with its own data or `data` with its `caption` column.
 
-    Raises UserError where there is no such model, or no data for it.
+    Raises UserError where there is no such model, no data for it, or no place for its results.
     """
     share = this_share()
     run = _run(model)
+    folder = Path(out) if out else (run.folder if run else Path("runs") / Path(model).name)
+    if run is None and not out and (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is another run, so say with --out where {model}'s results go")
     place = run.folder if run else model
     pipe = TextToImagePipeline.from_pretrained(place, device=processes().device)
     sides = pipe.unet.config.sample_size
@@ -227,7 +237,6 @@ def open_evaluated(
         config = DataConfig(source=data, resolution=config.resolution)
     if caption is not None:
         config = replace(config, caption=caption)
-    folder = Path(out) if out else (run.folder if run else Path("runs") / Path(model).name)
     folder = folder if out else folder / "evaluation"
     needs, data_seed = _needs(pipe), run.config.seed if run else 0
     sources: dict[str, Source] = {

@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ldm.errors import UserError
+from pipelines.arguments import picture
 
 
 def evaluate(args: Namespace) -> None:
@@ -63,13 +64,15 @@ def report(args: Namespace) -> None:
     if args.screenshot:
         from pipelines.browser import screenshot
 
-        print(screenshot(page, Path(args.screenshot)))
+        print(screenshot(page, args.screenshot))
 
 
 def report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
     parser.add_argument("--out", metavar="FILE", help="RUN/report.html unless given")
-    parser.add_argument("--screenshot", metavar="FILE", help="a picture of its top, by Chromium")
+    parser.add_argument(
+        "--screenshot", type=picture, metavar="FILE", help="a picture of its top, by Chromium"
+    )
 
 
 def compare(args: Namespace) -> None:

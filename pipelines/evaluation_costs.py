@@ -11,10 +11,9 @@ from ldm.data.example import Subset
 from ldm.data.pixels import pixels_of
 from ldm.evaluation.extractor import BATCH
 from ldm.evaluation.sharing import MICRO_BATCH
-from ldm.evaluation.sweep import settings
 from pipelines.evaluated import LEVELS
 from pipelines.evaluation_job import Job
-from pipelines.evaluation_parts import EMA_SETTING, snapshots
+from pipelines.evaluation_parts import EMA_SETTING, snapshots, swept
 
 
 class Cost(NamedTuple):
@@ -48,7 +47,7 @@ def _memorisation(job: Job) -> Cost:
 
 def _sweep(job: Job) -> Cost:
     subject, n = job.subject, job.amounts.sweep_samples
-    chosen = settings(job.amounts.sweep, subject.setting)
+    chosen, _ = swept(job)
     return Cost(n * sum(subject.evaluations(s) for s in chosen), n * len(chosen))
 
 

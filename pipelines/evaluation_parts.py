@@ -201,16 +201,24 @@ def _figures(job: Job, setting: Setting) -> tuple[Measurement, ...]:
     return (*kept, share) if share else tuple(kept)
 
 
+def swept(job: Job) -> tuple[list[Setting], list[Setting]]:
+    """The sweep's settings: those that the model's schedule has enough steps for, and the rest."""
+    every = settings(job.amounts.sweep, job.subject.setting)
+    possible = [s for s in every if job.subject.reaches(s)]
+    return possible, [s for s in every if s not in possible]
+
+
 def sweep(job: Job) -> dict[str, Any] | str:
     """Samplers, steps and guidance scales against FD and adherence, the same noise throughout."""
     subject = job.subject
-    chosen = settings(job.amounts.sweep, subject.setting)
+    chosen, left_out = swept(job)
     if not chosen:
         return "not asked for"
     points = [Point(s, subject.evaluations(s), _figures(job, s)) for s in chosen]
     return {
         "samples": job.amounts.sweep_samples,
         "points": [p.summary() for p in points],
+        "left_out": [str(s) for s in left_out],
         "best": str(best(points).setting),
         "cheapest_within_1_percent": str(cheapest_as_good(points).setting),
     }

@@ -67,6 +67,8 @@ def _sweep_text(sweep: dict[str, Any]) -> str:
         )
     lines.append(f"best: {sweep['best']}; as good and cheapest: "
                  f"{sweep['cheapest_within_1_percent']}")  # fmt: skip
+    if left_out := sweep.get("left_out"):
+        lines.append(f"left out, for want of steps in the schedule: {', '.join(left_out)}")
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipelines.base import LatentPipeline
 
 DEFAULTS_FILE = "ldm.json"  # stock diffusers neither reads nor misses it
+EMA_LENGTH = "ema_length"  # in it: of which average the weights are, where not of training's own
 # in stock pipelines, which want a scheduler where here a Spec decides
 _PLACEHOLDER: dict[str, Any] = {
     "_class_name": "DDIMScheduler",
@@ -89,6 +90,7 @@ def _own(place: Path, source: str, hub: dict[str, Any]) -> tuple[StockDefaults, 
             path = Path(hf_hub_download(source, DEFAULTS_FILE, **hub))
         said = json.loads(path.read_text())
         spec = said.pop("spec", None)
+        said.pop(EMA_LENGTH, None)
         if "guidance_interval" in said:
             said["guidance_interval"] = interval_from_json(said["guidance_interval"])
         return StockDefaults(**said), Spec.from_json(spec) if spec else None
@@ -165,6 +167,11 @@ def stock_scheduler(spec: Spec) -> dict[str, Any]:
     Raises UserError, with the reason, where there is none.
     """
     config = spec.to_diffusers()
+    if (name := config["_class_name"]).startswith("FlowMatch"):
+        raise UserError(
+            f"stock pipelines cannot run {name}, which samples with {spec.sampler} here; take "
+            "another sampler, such as euler or dpmpp_2m, to sample there as well"
+        )
     written = as_stock_reads(config)
     if Spec.from_diffusers(written) != Spec.from_diffusers(config):
         raise UserError(

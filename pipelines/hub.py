@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pipelines.base import LatentPipeline
 
 PICTURE = "samples.png"
+# what its client raises where nothing answers: httpx's or, of later releases, httpx2's
+_TRANSPORT = cast(type[Exception], HfHubHTTPError.__bases__[0])
 _UNGUIDED = 1.000001  # at 1 a stock pipeline would not prepare the negative prompt
 TAGS = ["text-to-image", "latent-diffusion", "diffusion"]
 
@@ -41,7 +43,7 @@ def push(
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         pipeline.save_pretrained(folder)
-        if run is not None and run.samples is not None:
+        if run is not None and run.samples is not None and run.ema_length is None:
             copyfile(run.samples, folder / PICTURE)
         try:
             url = api.create_repo(name, private=private, exist_ok=True)
@@ -54,7 +56,7 @@ def push(
             status = error.response.status_code if error.response is not None else None
             hint = "; log in with `hf auth login`, or pass a token" if status in (401, 403) else ""
             raise UserError(f"the Hub refused {name!r}: {_first_line(error)}{hint}") from None
-        except (HFValidationError, ConnectionError, OSError) as error:
+        except (HFValidationError, _TRANSPORT, OSError) as error:
             raise UserError(f"{name!r} cannot be published: {_first_line(error)}") from None
     return str(url)
 
@@ -170,14 +172,17 @@ def _training(run: RunRecord) -> str:
     source = _without_folders(config.data.source)
     if source != config.data.source or Path(source).exists():
         source = f"a local data set, `{Path(source).name}`"
+    average = f"EMA {config.train.ema_decay:g}"
+    if run.ema_length is not None:
+        average = f"weights averaged over a relative length of {run.ema_length:g}"
     lines = [
         "## Training",
         f"Data: {source}, at {config.data.resolution} x {config.data.resolution} pixels. "
         f"Conditioning: {config.conditioning.kind}. "
         f"{run.step('ldm')} of {config.train.steps} steps of {config.train.batch_size} images, "
-        f"learning rate {config.train.learning_rate:g}, EMA {config.train.ema_decay:g}.",
+        f"learning rate {config.train.learning_rate:g}, {average}.",
     ]
-    if figures := _figures(run):
+    if run.ema_length is None and (figures := _figures(run)):  # they are of training's own EMA
         lines += ["| figure at the last step | value |\n|---|---|\n" + "\n".join(figures)]
     settings = OmegaConf.to_container(OmegaConf.structured(config))
     yaml = OmegaConf.to_yaml(OmegaConf.create(_without_folders(settings))).rstrip()

@@ -7,6 +7,7 @@ from ldm import keyed
 from ldm.config import load_config
 from ldm.data.example import BadImage, Source
 from ldm.data.source import NEEDS, open_source
+from ldm.errors import UserError
 from pipelines.grid import captioned_grid, tiled
 
 SHOWN = 160  # pixels
@@ -48,7 +49,10 @@ def look_at(config: str | None, overrides: list[str]) -> tuple[Source, dict[str,
 
 
 def draw_data(source: Source, path: Path, count: int) -> Path:
-    """Draw `count` images, the same ones each time, each under one of its captions."""
+    """Draw `count` images, the same ones each time, each under one of its captions.
+
+    Raises UserError where none can be read.
+    """
     order = sorted(range(len(source)), key=lambda i: keyed.uniform("look", source.name(i)))
     tiles = []
     for index in order:
@@ -63,6 +67,8 @@ def draw_data(source: Source, path: Path, count: int) -> Path:
         tiles.append(captioned_grid([(caption, [square])], cell=SHOWN))
         if len(tiles) == count:
             break
+    if not tiles:
+        raise UserError(f"none of the {len(order):,} images can be read")
     path.parent.mkdir(parents=True, exist_ok=True)
     tiled(tiles, columns=6).save(path)
     return path

@@ -1,5 +1,6 @@
 """What a run folder says about itself: its config, how far each stage got, its figures."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,16 @@ class RunRecord:
         folder = self.folder / "pipeline"
         return folder if (folder / "model_index.json").is_file() else None
 
+    @property
+    def ema_length(self) -> float | None:
+        """The relative length of the average that was exported; None for training's own EMA."""
+        from pipelines.folder import DEFAULTS_FILE, EMA_LENGTH
+
+        try:
+            return json.loads((self.folder / "pipeline" / DEFAULTS_FILE).read_text())[EMA_LENGTH]
+        except (OSError, ValueError, KeyError):
+            return None
+
 
 def describe(run: RunRecord) -> dict[str, str]:
     """What was trained, on what, and how far, as rows of a table."""
@@ -100,6 +111,8 @@ def describe(run: RunRecord) -> dict[str, str]:
             rows[stage] = _how_far(run, stage)
     rows["samples"] = str(run.samples or "none yet")
     rows["pipeline"] = str(run.export or "not exported yet")
+    if run.ema_length is not None:
+        rows["pipeline"] += f", averaged over a relative length of {run.ema_length:g}"
     return rows
 
 
@@ -139,6 +152,7 @@ def draw_curves(run: RunRecord, path: Path) -> Path:
         for axes, (title, keys) in zip(row, panels.items(), strict=True):
             _panel(axes, run, stage, keys, by_level=bool(levels) and keys is levels)
             axes.set_title(f"{stage}: {title}", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return path
 

@@ -25,13 +25,20 @@ def generators(
     if generator is not None:
         each = list(generator)
     elif isinstance(seed, Sequence):
-        each = [Generator().manual_seed(s) for s in seed]
+        each = [_seeded(s) for s in seed]
     else:
         first = torch.randint(2**62, ()).item() if seed is None else seed
-        each = [Generator().manual_seed(int(first) + i) for i in range(count)]
+        each = [_seeded(int(first) + i) for i in range(count)]
     if len(each) != count:
         raise UserError(f"{len(each)} seeds or generators for {count} images")
     return each
+
+
+def _seeded(seed: int) -> Generator:
+    try:
+        return Generator().manual_seed(seed)
+    except (RuntimeError, ValueError) as error:  # whichever torch's release raises
+        raise UserError(f"seed {seed} is not one of torch's, -2**63 to 2**64 - 1") from error
 
 
 def draws(

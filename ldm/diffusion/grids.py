@@ -20,7 +20,8 @@ def split(level: Level) -> list[Level]:
 
 def _count(schedule: Schedule, n: int, extra: int = 0) -> int:
     if not 1 <= n <= schedule.steps - extra:
-        raise ValueError(f"{n} sampling steps; this schedule has between 1 and {schedule.steps}")
+        most = schedule.steps - extra
+        raise ValueError(f"{n} sampling steps; this schedule has between 1 and {most}")
     return n + extra
 
 

@@ -120,6 +120,34 @@ def test_a_mistake_gets_a_sentence_and_status_2(arguments, sentence, capsys):
     assert shown.startswith(sentence) and shown.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["generate x --model m", "data", "inspect r"])
+@pytest.mark.parametrize("out", ["roses.v2", "roses.xyz"])
+def test_a_picture_that_cannot_be_written_is_refused_before_it_is_made(command, out, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--out", out])
+    assert stop.value.code == 2
+    assert f"{out!r} does not end as a picture: .png, .jpg" in capsys.readouterr().err
+
+
+def test_a_seed_that_torch_has_not_and_data_that_cannot_be_read_get_a_sentence(
+    run, tmp_path, capsys
+):
+    seed = str(10**23)
+    out = str(tmp_path / "x.png")
+    assert main(["generate", "x", "--model", str(run), "--seed", seed, "--out", out]) == 2
+    assert f"error: seed {seed} is not one of torch's" in capsys.readouterr().err
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "0.png").write_bytes(b"no picture")
+    (tmp_path / "bad" / "metadata.csv").write_text("file_name,text\n0.png,a flower\n")
+    assert main(["data", f"data.source={tmp_path / 'bad'}", "data.holdout=0", "--out", out]) == 2
+    assert "error: none of the 1 images can be read" in capsys.readouterr().err
+
+
+def test_curves_are_drawn_into_a_new_folder(run, tmp_path):
+    assert main(["inspect", str(run), "--out", str(tmp_path / "new" / "curves.png")]) == 0
+    assert (tmp_path / "new" / "curves.png").is_file()
+
+
 def test_a_run_without_a_pipeline_is_not_pushed(run, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
     assert main(["push", str(tmp_path), "name"]) == 2

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import tiny_pipeline
 from safetensors.torch import load_file
 from small_evaluation import AMOUNTS, features_in, small, subject, trained_run
 
@@ -23,9 +25,13 @@ from pipelines.averaged import average_applied
 from pipelines.cli import main
 from pipelines.evaluate import evaluate
 from pipelines.evaluated import open_evaluated
+from pipelines.evaluation_costs import COSTS
 from pipelines.evaluation_job import Amounts, Job
-from pipelines.evaluation_parts import PARTS
+from pipelines.evaluation_parts import PARTS, sweep
+from pipelines.hub import model_card
 from pipelines.quality import Quality
+from pipelines.runs import RunRecord, describe
+from pipelines.text_to_image import TextToImagePipeline
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -192,6 +198,49 @@ def test_export_writes_the_average_that_was_asked_for(run, tmp_path):
         assert torch.equal(value, expected[f"unet.{name}"])
 
 
+def test_an_exported_average_is_what_the_card_and_the_run_speak_of(run, tmp_path):
+    copy = tmp_path / "tiny"
+    shutil.copytree(run, copy)
+    pipe = tiny_pipeline(sampler="predictor_corrector")  # which stock diffusers does not have
+    pipe.save_pretrained(copy / "pipeline", stock=False)
+    before = model_card(pipe, "gardener/tiny", RunRecord.read(copy))
+    assert "EMA 0.9" in before and "| validation/loss |" in before
+    assert average_applied(copy, 0.08) == copy / "pipeline"
+    assert "averaged over a relative length of 0.08" in describe(RunRecord.read(copy))["pipeline"]
+    pipe = TextToImagePipeline.from_pretrained(copy)
+    assert pipe.spec.sampler == "predictor_corrector"
+    card = model_card(pipe, "gardener/tiny", RunRecord.read(copy))
+    assert "weights averaged over a relative length of 0.08" in card
+    assert "EMA 0.9" not in card and "| validation/loss |" not in card
+    pipe.save_pretrained(copy / "pipeline", stock=False)  # as the end of a training does
+    assert RunRecord.read(copy).ema_length is None
+
+
+def test_a_run_is_the_same_by_any_of_its_names_and_another_model_is_not(
+    results, run, features, monkeypatch
+):
+    folder, found = results
+    (run.parent / "runs").symlink_to(run.parent)
+    monkeypatch.chdir(run.parent)
+    for name in ("tiny", "runs/tiny/", "runs/tiny/pipeline"):
+        evaluate(name, AMOUNTS, features, parts=["levels"])
+        now = json.loads((folder / "results.json").read_text())
+        assert now == found | {"model": name}
+    shutil.copytree(run / "pipeline", run.parent / "elsewhere" / "tiny")
+    with pytest.raises(UserError, match="runs/tiny is another run, so say with --out"):
+        open_evaluated("elsewhere/tiny", data="drawn")
+
+
+def test_a_sweep_leaves_out_what_the_schedule_has_no_steps_for(features, tmp_path):
+    who = subject(folder=tmp_path)
+    who.pipe.spec = replace(who.pipe.spec, grid="lcm", grid_args={"original": 10})
+    job = Job(who, load_extractor(features), AMOUNTS)
+    assert COSTS["sweep"](job).samples == 3 * AMOUNTS.sweep_samples
+    found = sweep(job)
+    assert [p["steps"] for p in found["points"]] == [1, 2, 2]
+    assert found["left_out"] == ["dpmpp_2m 20 steps, guidance 1"]
+
+
 def test_quality_in_training_leaves_the_training_as_it_is(features, tmp_path):
     """Weights, optimizer and torch's generator are bitwise equal with and without it."""
 
@@ -245,5 +294,7 @@ def test_mistakes_end_in_a_sentence(run, tmp_path):
         evaluate(str(run), Amounts(samples=5))
     with pytest.raises(UserError, match="--data"):
         open_evaluated(str(run / "pipeline" / "unet" / ".."))
+    with pytest.raises(UserError, match="inception are named, and others would be trained"):
+        evaluate(str(run), features="inception", train=True, out=str(tmp_path))
     with pytest.raises(UserError, match="nowhere"):
         evaluate("nowhere", data="drawn", out=str(tmp_path))

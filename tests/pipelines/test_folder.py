@@ -23,9 +23,11 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPTextModel
 
 from ldm.diffusion.guidance import EVERYWHERE
+from ldm.diffusion.samplers import SAMPLERS
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
 from pipelines.defaults import STOCK_DEFAULTS
+from pipelines.folder import export_refusal
 from pipelines.runs import run_folder
 from pipelines.text_to_image import TextToImagePipeline
 
@@ -137,6 +139,23 @@ def test_exports_sample_alike_in_stock_diffusers_without_this_package(tmp_path):
     for name, images in ours.items():
         difference = np.abs(np.load(tmp_path / f"{name}.npy") - images)
         assert difference.max() < 1e-4, name  # and so far less than 1/255 on average
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's own, in stock samplers
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_export_of_a_flow_runs_in_stock_diffusers_or_is_refused(tmp_path, sampler):
+    pipe = tiny_pipeline("class", schedule="flow", prediction="flow", sampler=sampler)
+    if refusal := export_refusal(pipe.spec):
+        assert sampler not in ("ddim", "euler", "dpmpp_2m")
+        with pytest.raises(UserError) as caught:
+            pipe.save_pretrained(tmp_path)
+        assert str(caught.value) == refusal
+        pipe.save_pretrained(tmp_path, stock=False)
+        assert TextToImagePipeline.from_pretrained(tmp_path).spec == pipe.spec
+        return
+    pipe.save_pretrained(tmp_path)
+    theirs, ours = both(tmp_path, 7, guidance_scale=3.0)
+    assert np.abs(theirs - ours).max() < 1e-3
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
@@ -14,7 +16,9 @@ import pytest
 import yaml
 from conftest import generator, quiet, tiny_pipeline, write_run
 from fake_hub import FakeHub
+from huggingface_hub import HfApi
 
+from ldm.errors import UserError
 from pipelines.defaults import StockDefaults
 from pipelines.hub import model_card
 from pipelines.runs import RunRecord
@@ -109,6 +113,16 @@ def test_round_trip_up_and_down_and_what_the_hub_refuses(tmp_path, run):
     expected = tiny_pipeline()("a red flower", **call).images
     for name in ("stock", "gardener tiny-flowers", "team plain"):
         assert np.abs(np.load(tmp_path / f"{name}.npy") - expected).max() < 1e-4
+
+
+def test_a_hub_that_does_not_answer_is_said_in_a_sentence(monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("pipelines.hub.HfApi", partial(HfApi, endpoint=endpoint))
+    with pytest.raises(UserError, match=r"'gardener/tiny' cannot be published: .*refused"):
+        tiny_pipeline("none").push_to_hub("gardener/tiny", token="hf_any")
 
 
 def test_the_card_says_what_the_model_is_and_how_it_was_trained(run):
