@@ -6,6 +6,9 @@ from typing import Protocol
 from ldm.diffusion.guidance import EVERYWHERE, interval_of
 from ldm.errors import UserError
 
+DEFAULTS_FILE = "ldm.json"  # stock diffusers neither reads nor misses it
+EMA_LENGTH = "ema_length"  # in it: of which average the weights are, where not of training's own
+
 
 class Defaults(Protocol):
     """What a call takes where it is not told; a SampleConfig is one."""

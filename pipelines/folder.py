@@ -16,13 +16,11 @@ from safetensors.torch import load_file, save_file
 from ldm.diffusion.guidance import interval_from_json, interval_to_json
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
-from pipelines.defaults import STOCK_DEFAULTS, StockDefaults
+from pipelines.defaults import DEFAULTS_FILE, EMA_LENGTH, STOCK_DEFAULTS, StockDefaults
 
 if TYPE_CHECKING:
     from pipelines.base import LatentPipeline
 
-DEFAULTS_FILE = "ldm.json"  # stock diffusers neither reads nor misses it
-EMA_LENGTH = "ema_length"  # in it: of which average the weights are, where not of training's own
 # in stock pipelines, which want a scheduler where here a Spec decides
 _PLACEHOLDER: dict[str, Any] = {
     "_class_name": "DDIMScheduler",
@@ -170,7 +168,7 @@ def stock_scheduler(spec: Spec) -> dict[str, Any]:
     if (name := config["_class_name"]).startswith("FlowMatch"):
         raise UserError(
             f"stock pipelines cannot run {name}, which samples with {spec.sampler} here; take "
-            "another sampler, such as euler or dpmpp_2m, to sample there as well"
+            "another sampler, such as dpmpp_2m, or another grid, to sample there as well"
         )
     written = as_stock_reads(config)
     if Spec.from_diffusers(written) != Spec.from_diffusers(config):

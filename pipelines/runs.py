@@ -84,7 +84,7 @@ class RunRecord:
     @property
     def ema_length(self) -> float | None:
         """The relative length of the average that was exported; None for training's own EMA."""
-        from pipelines.folder import DEFAULTS_FILE, EMA_LENGTH
+        from pipelines.defaults import DEFAULTS_FILE, EMA_LENGTH
 
         try:
             return json.loads((self.folder / "pipeline" / DEFAULTS_FILE).read_text())[EMA_LENGTH]

@@ -86,8 +86,9 @@ def save_checkpoint(
     _sync(temporary)
     temporary.rename(final)
     _sync(folder)
-    kept = [path for path in _newest_first(folder) if path <= final][: max(keep, 1)]
-    for other in set(_newest_first(folder)) - set(kept):
+    every = _newest_first(folder)
+    first = every.index(final)
+    for other in every[:first] + every[first + max(keep, 1) :]:
         shutil.rmtree(other)
     return final
 
