@@ -19,6 +19,7 @@ from autoencoder.model import configured_autoencoder, latent_shape, standardize
 from ldm.conditioning import Conditioner, build_conditioner
 from ldm.config import Config, SampleConfig, config_from_arguments
 from ldm.data.example import Source
+from ldm.data.repeats import repeated
 from ldm.errors import UserError, exits_with_a_sentence
 from ldm.scheduler_config import Spec
 from ldm.training.ema import EMA
@@ -116,13 +117,14 @@ def train(config: Config) -> int:
     quality = Quality.of(config, pipeline, sources, run.folder / "quality")
     preview = Preview(pipeline, config.sample, prompts, run.folder / "samples")
     refusal = export_refusal(spec)
-    run.say(table(preflight(run, model, sources, latents, refusal)))
+    cache = latents["train"]
+    epoch = repeated((cache.captions(i) for i in range(len(cache))), config.data.repeats)
+    run.say(table(preflight(run, model, sources, latents, len(epoch), refusal)))
 
     start = run.resume(state)
     if run.main:
         forget_after(start, run.folder / "ema")
-    slots = run.slots(len(latents["train"]), start)
-    batches = prefetched(examples["train"].batch(micro) for micro in slots)
+    batches = prefetched(examples["train"].batch(micro) for micro in run.slots(epoch, start))
     for step in run.steps(state, start):
         parts = []
         for part in range(1, options.accumulation + 1):
@@ -248,9 +250,10 @@ def preflight(
     model: LatentDiffusion,
     sources: dict[str, Source],
     latents: dict[str, LatentCache],
+    epoch: int,
     refusal: str | None,
 ) -> dict[str, str]:
-    """What to look at before the first step."""
+    """What to look at before the first step; `epoch` is the number of images that one shows."""
     train = latents["train"]
     mean, std = (", ".join(f"{x:.2f}" for x in figure.tolist()) for figure in train.statistics)
     modules = dict(model.named_children())
@@ -261,8 +264,9 @@ def preflight(
             for name, cache in latents.items()
         },
         "caption": next(captions, "none: training is unconditional"),
+        **({"repeats": f"an epoch shows {epoch} of them"} if epoch > len(train) else {}),
         "latents": f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
-        **budget(modules, run.train, len(train), run.accelerator.num_processes),
+        **budget(modules, run.train, epoch, run.accelerator.num_processes),
         "U-Net": starting_point(run.config),
         "export": f"for this package alone: {refusal}" if refusal else "stock diffusers",
     }

@@ -234,7 +234,7 @@ def examples(
     """The micro-batches of this process from step `start` on, with noise keyed by (step, slot)."""
     config, seed, device = run.config, run.config.seed, run.device
     dataset = ImageDataset(source, config.data, seed)
-    slots = run.slots(len(source), start, shuffle=not source.sequential)
+    slots = run.slots(range(len(source)), start, shuffle=not source.sequential)
     for count, loaded in enumerate(image_loader(dataset, slots, config.data.workers)):
         step = start + count // run.train.accumulation
         places = [int(slot) for slot in loaded["slot"]]

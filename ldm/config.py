@@ -45,8 +45,13 @@ class DataConfig:
     crop: str = "center"  # center or random
     flip: bool = True  # mirror half of the images
     workers: int = 2  # processes that decode images
+    repeats: dict[str, int] = field(default_factory=dict)  # stage 2: words of a caption, and how
+    # often an epoch shows the images whose captions hold them
 
     def __post_init__(self) -> None:
+        for words, count in self.repeats.items():
+            if count < 1:
+                raise UserError(f"data.repeats: {words}={count} must be at least 1")
         _one_of("data.crop", self.crop, ("center", "random"))
         _within("data", self, 1, inf, "resolution", "size")
         _within("data", self, 0, inf, "workers")

@@ -46,6 +46,8 @@ def test_sd512_is_of_stable_diffusions_size():
         ("train.steps=0", r"train\.steps=0 must be at least 1"),
         ("train.batch_size=-8", r"train\.batch_size=-8 must be at least 1"),
         ("autoencoder.train.accumulation=0", r"^autoencoder\.train\.accumulation=0 must be at"),
+        ("data.repeats={red rose: 0}", r"data\.repeats: red rose=0 must be at least 1"),
+        ("data.repeats={red rose: often}", r"data\.repeats.*'often'"),
         ("data.workers=-1", r"data\.workers=-1 must be at least 0"),
         ("conditioning.dropout=5", r"conditioning\.dropout=5.* must be at most 1"),
         ("sample.images_per_prompt=0", "must be at least 1"),

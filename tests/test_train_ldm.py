@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from autoencoder.model import build_autoencoder
+from ldm.data.drawn import DrawnFlowers
 from ldm.training.checkpoint import damage
 from ldm.training.post_hoc_ema import reconstruct
 from ldm.training.tracking import read_metrics
@@ -206,6 +208,37 @@ def test_a_finished_run_is_not_exported_as_another_process(experiment, unbroken,
     assert run("train_ldm", experiment / "tiny.yaml", settings, partial(hear, str(says))) == 1
     assert f"were made with diffusion.{other.split('=')[0]} " in says.read_text()
     assert kept and all(path.read_bytes() == content for path, content in kept.items())
+
+
+def note_what_is_seen() -> None:
+    examples = import_module("ldm.training.latent_diffusion").Examples
+    real = examples.caption
+
+    def noted(self, slot):
+        with open(os.environ["SEEN"], "a") as file:
+            print(slot.epoch, slot.index, file=file)
+        return real(self, slot)
+
+    examples.caption = noted
+
+
+def test_an_epoch_shows_what_is_repeated_more_than_once(experiment):
+    repeats, seen = ["data.repeats={red: 3, flower: 1}", "train.steps=20"], experiment / "seen"
+    process = start(
+        "train_ldm",
+        experiment / "tiny.yaml",
+        overrides(experiment, "repeats", *repeats),
+        note_what_is_seen,
+        SEEN=str(seen),
+    )
+    process.join()
+    assert process.exitcode == 0
+    slots = [line.split() for line in seen.read_text().splitlines()]
+    epoch = Counter(int(index) for number, index in slots if number == "0")
+    drawn = DrawnFlowers(24, 16)
+    red = {i for i in range(24) if any("red" in text.split() for text in drawn.captions(i))}
+    assert 1 <= len(red) <= 12  # so that the first epoch is over
+    assert epoch == {i: 3 if i in red else 1 for i in range(24)}
 
 
 def test_too_few_quality_samples_are_refused_before_the_first_step(experiment):

@@ -5,7 +5,7 @@ import fcntl
 import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -131,12 +131,15 @@ class Run:
         self.metrics.resume(start)
         return start
 
-    def slots(self, examples: int, start: int, shuffle: bool = True) -> Iterator[list[Slot]]:
-        """This process's micro-batches of the steps from `start`, `accumulation` for each."""
+    def slots(self, epoch: Sequence[int], start: int, shuffle: bool = True) -> Iterator[list[Slot]]:
+        """This process's micro-batches of the steps from `start`, `accumulation` for each.
+
+        epoch: the indices that one pass over the data set shows, each as often as it stands there.
+        """
         train, accelerator = self.train, self.accelerator
-        return micro_batches(
+        places = micro_batches(
             self.config.seed,
-            examples,
+            len(epoch),
             train.batch_size,
             train.accumulation,
             accelerator.num_processes,
@@ -145,6 +148,7 @@ class Run:
             train.steps,
             shuffle,
         )
+        return ([slot._replace(index=epoch[slot.index]) for slot in micro] for micro in places)
 
     def steps(self, state: TrainingState, start: int) -> Iterator[int]:
         """Yield each step's number from `start`, saving when due, at the end and on a signal.
