@@ -16,7 +16,7 @@ from ldm.diffusion.learned import Learned
 from ldm.diffusion.loss import Network
 from ldm.diffusion.plane import PREDICTIONS, Level, Prediction, edm
 from ldm.diffusion.samplers import SAMPLERS, Noise
-from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedule
+from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedule, tabulated
 from ldm.errors import UserError
 from ldm.scheduler_reader import Options, read_scheduler, spacing, start
 from ldm.scheduler_writer import class_of, divides_by_alpha, write_scheduler
@@ -66,9 +66,11 @@ class Spec:
         schedule = self.schedule
         if isinstance(schedule, Learned):
             return Discrete(schedule.betas())
-        if isinstance(schedule, Discrete) and divides_by_alpha(self.sampler):
-            return Discrete(schedule.betas, schedule.floor or ZERO_SNR_FLOOR)
-        return schedule
+        floor = ZERO_SNR_FLOOR if divides_by_alpha(self.sampler) else 0.0
+        if isinstance(schedule, Discrete):
+            return Discrete(schedule.betas, schedule.floor or floor)
+        betas = tabulated(schedule)
+        return schedule if betas is None else Discrete(betas, floor)
 
     @property
     def prediction(self) -> Prediction:
@@ -96,7 +98,7 @@ class Spec:
             scale = first.alpha if self.final == "ratio" else torch.ones_like(first.alpha)
             levels[-1] = Level(first.t, first.alpha / scale, first.sigma / scale)
         if isinstance(self.schedule, Learned):  # whose time is its own
-            levels = [level._replace(t=self.schedule.time(level.log_snr)) for level in levels]
+            levels = [level._replace(t=self.schedule.reached(level.t)) for level in levels]
         return levels
 
     @torch.no_grad()
@@ -219,6 +221,7 @@ class Spec:
         if self.source is not None and Spec.from_diffusers(self.source) == self:
             return dict(self.source)
         config = write_scheduler(asdict(self), self._visited)
+        self._refuse_twins(config["_class_name"])
         back = Spec.from_diffusers(config)
         for f in fields(self):
             mine, read = (_canonical(f.name, spec) for spec in (self, back))
@@ -230,6 +233,19 @@ class Spec:
         for mine, theirs in zip(self.levels(10), back.levels(10), strict=True):
             assert torch.allclose(torch.stack(mine[1:]), torch.stack(theirs[1:]), atol=1e-3)
         return config
+
+    def _refuse_twins(self, class_name: str) -> None:
+        """Raise where diffusers would take the second step for the first, and fall off the end."""
+        if not class_name.startswith(("DPM", "UniPC")):
+            return
+        noisiest, second, *_ = self.levels(max(1, self.schedule.steps // 10))
+        if noisiest.t == second.t:
+            raise UserError(
+                f"{class_name} of diffusers loses its place where two steps have one label, as "
+                f"grid {self.grid} gives them at the noisy end of schedule {self.schedule_name}, "
+                "so this model cannot be exported; take another grid, or a schedule that keeps "
+                "some signal"
+            )
 
     def to_json(self) -> Options:
         """All of it, also what diffusers has no word for; `from_json` is the inverse."""

@@ -5,7 +5,7 @@ import inspect
 import torch
 
 from ldm.diffusion.samplers import PURE_NOISE
-from ldm.diffusion.schedules import SCHEDULES, Schedule
+from ldm.diffusion.schedules import SCHEDULES, Schedule, tabulated
 from ldm.errors import UserError
 from ldm.scheduler_reader import BETAS, PREDICTIONS, VARIANCES, Options
 
@@ -161,11 +161,10 @@ def _betas(spec: Options, schedule: Schedule, ddpm: bool) -> Options:
             if key.startswith("beta_"):
                 config[key] = options.get(key, parameter.default)
         return config | {"rescale_betas_zero_snr": bool(options.get("zero_snr", False))}
-    level = schedule.level(torch.arange(1, steps + 1, dtype=torch.float64) / steps)
-    bar = level.alpha.square()
-    if not torch.allclose(bar + level.sigma.square(), torch.ones_like(bar)):
+    betas = tabulated(schedule)
+    if betas is None:
         raise UserError(
             f"diffusers' tables hold variance-preserving schedules, and {name!r} is not one, so "
             "this model cannot be exported"
         )
-    return config | {"trained_betas": (1 - bar / torch.cat([bar.new_ones(1), bar[:-1]])).tolist()}
+    return config | {"trained_betas": betas.tolist()}

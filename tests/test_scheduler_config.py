@@ -283,14 +283,29 @@ def test_a_learned_variance_samples_the_same_in_diffusers():
     torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-13)
 
 
+@pytest.mark.parametrize("schedule", ["scaled_linear", "continuous_cosine", "vp", "learned"])
 @pytest.mark.parametrize("grid", ["leading", "trailing", "linspace", "karras", "exponential"])
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "unipc"])
-def test_every_grid_of_the_config_is_exported(grid, sampler):
-    spec = Spec.from_diffusion_config(DiffusionConfig(), grid=grid, sampler=sampler)
-    noise, z = draws(SHAPE, 1, seed=7)[0], draws(SHAPE, 20)
-    theirs = diffusers_loop(spec.to_diffusers(), network(SHAPE), noise, 20, z)
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+def test_every_grid_of_the_config_is_exported(grid, sampler, schedule):
+    """30 steps of linspace fall on halves; fresh noise shows which way they are rounded."""
+    spec = Spec.from_diffusion_config(DiffusionConfig(schedule=schedule), grid, sampler)
+    noise, z = draws(SHAPE, 1, seed=7)[0], draws(SHAPE, 30)
+    theirs = diffusers_loop(spec.to_diffusers(), network(SHAPE), noise, 30, z)
     torch.testing.assert_close(
-        our_loop(spec, network(SHAPE), noise, 20, z), theirs, rtol=0, atol=8e-6
+        our_loop(spec, network(SHAPE), noise, 30, z), theirs, rtol=0, atol=8e-6
+    )
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+def test_a_continuous_schedule_that_ends_in_pure_noise_is_exported(sampler):
+    """At the floor of α = 1/4096, in diffusers' float32 numbers; without it they are NaN."""
+    whole = {"s_max": 1.0, "s_min": 0.0}
+    config = DiffusionConfig(schedule="continuous_cosine", schedule_args=whole)
+    spec = Spec.from_diffusion_config(config, "trailing", sampler)
+    noise, z = draws(SHAPE, 1, seed=7)[0], draws(SHAPE, 30)
+    theirs = diffusers_loop(spec.to_diffusers(), network(SHAPE), noise, 30, z)
+    torch.testing.assert_close(
+        our_loop(spec, network(SHAPE), noise, 30, z), theirs, rtol=0, atol=2e-5
     )
 
 
@@ -396,6 +411,19 @@ def test_heun_from_pure_noise_is_not_exported_as_diffusers_would_do_it(config):
     spec = Spec.from_diffusion_config(DiffusionConfig(**config), sampler="heun")
     with pytest.raises(UserError, match="HeunDiscreteScheduler of diffusers goes astray"):
         spec.to_diffusers()
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+def test_a_grid_whose_first_steps_share_a_label_is_not_exported(sampler):
+    """diffusers takes such a step for the one after it, and has too few steps at the end."""
+    config = DiffusionConfig(schedule_args={"zero_snr": True})
+    spec = Spec.from_diffusion_config(config, "karras", sampler)
+    with pytest.raises(UserError, match=r"Multistep.* loses its place.*take another grid"):
+        spec.to_diffusers()
+    Spec.from_diffusion_config(config, "exponential", sampler).to_diffusers()
+    stock = {**dataclasses.replace(spec, grid="linspace", grid_args={"extra": 1}).to_diffusers()}
+    read = Spec.from_diffusers(stock | {"use_karras_sigmas": True})
+    assert read.to_diffusers()["use_karras_sigmas"]  # what came from diffusers goes back as it was
 
 
 def test_a_changed_spec_is_written_anew():

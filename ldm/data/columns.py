@@ -7,8 +7,8 @@ from ldm.errors import UserError
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")  # splits, the best first
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "pixel_values", "bytes")
 FILES = ("file_name", "filename", "file", "path", "file_path", "image_path", "image", "img")
-CAPTIONS = (
-    *("text", "caption", "captions", "prompt", "prompts", "txt", "texts", "description"),
+CAPTIONS = (  # first what holds all of an image's
+    *("captions", "text", "caption", "prompt", "prompts", "txt", "texts", "description"),
     *("descriptions", "sentence", "sentences", "sentences_raw", "title", "alt", "alt_text"),
 )
 LABELS = (
@@ -54,6 +54,11 @@ def caption_column(
             "conditioning.kind=none"
         )
     return found
+
+
+def other_captions(columns: Iterable[str], chosen: str) -> list[str]:
+    """The columns that could have been taken for the captions in place of the chosen one."""
+    return [column for column in columns if _leaf(column) in CAPTIONS and column != chosen]
 
 
 def label_column(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from ldm.data.captions import read_captions
-from ldm.data.columns import caption_column, label_column
+from ldm.data.columns import caption_column, label_column, other_captions
 from ldm.data.decoding import decode
 from ldm.data.example import Source, digest
 from ldm.errors import UserError
@@ -67,6 +67,13 @@ class TableSource(Source):
                 f"captions in column {self.caption_column!r} of {where} are empty, missing or not "
                 "text: these images train unconditionally",
             )
+            others = other_captions(columns, self.caption_column)
+            if others and caption is None:
+                self.notes = (
+                    *self.notes,
+                    f"captions are read from column {self.caption_column!r} of {where}; "
+                    f"data.caption={others[0]} would read them from there",
+                )
         self._labels: list[int | None] | None = None
         if self.label_column:
             self._labels = labels = self._read_labels(self.label_column)

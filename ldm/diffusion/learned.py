@@ -59,8 +59,13 @@ class Learned(nn.Module):
 
     @torch.no_grad()
     def time(self, log_snr: Tensor) -> Tensor:
-        log_snr = log_snr.to(self.center.device)
-        s = ((self.log_snr_max - log_snr) / (self.log_snr_max - self.log_snr_min)).clamp(0, 1)
+        s = (self.log_snr_max - log_snr) / (self.log_snr_max - self.log_snr_min)
+        return self.reached(s.clamp(0, 1))
+
+    @torch.no_grad()
+    def reached(self, s: Tensor) -> Tensor:
+        """The time t at which s(t) is s, which is the time in the table, `betas`."""
+        s = s.to(self.center.device)
         t = torch.zeros_like(s)
         for k in range(1, 54):  # bisection, to float64's last bit
             t = torch.where(self.progress(t + 2.0**-k)[0] <= s, t + 2.0**-k, t)

@@ -51,6 +51,7 @@ def test_no_caption_is_unconditional():
         (["caption", "text"], "text"),
         (["id", "Caption"], "Caption"),
         (["prompt", "captions"], "captions"),
+        (["text", "captions"], "captions"),  # all of an image's before one of them
         (["json.caption", "__key__"], "json.caption"),
         (["json.text", "txt"], "json.text"),
         (["blip_caption", "id"], "blip_caption"),
@@ -90,6 +91,14 @@ def test_a_caption_column_that_is_not_there_is_named(folder):
         UserError, match=r"no column 'texts' \(data.caption\); its columns are text"
     ):
         open_source(config(root, caption="texts"))
+
+
+def test_another_column_that_could_be_the_captions_is_told(folder):
+    root = folder(4, rows(4, text=str, captions=lambda i: [str(i), f"the {i}."]))
+    source = open_source(config(root))
+    assert len(source.captions(0)) == 2
+    assert [note for note in source.notes if "data.caption=text would" in note] == [*source.notes]
+    assert open_source(config(root, caption="captions")).notes == ()
 
 
 def test_no_class_column_ends_with_a_sentence_that_lists_the_columns(folder):

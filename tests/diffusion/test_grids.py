@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,6 +32,16 @@ def test_spacings_are_table_2_of_lin_et_al():
         99,
     ]
     assert labels(GRIDS["linspace"](LATENT, 10)) == [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]
+
+
+@pytest.mark.parametrize("n", [2, 26, 30, 46, 48, 96, 112, 398, 832])
+def test_halves_are_rounded_as_numpy_has_them(n):
+    """26 to 832 are steps at which the last bit of (k + ½) decides; diffusers counts with NumPy."""
+    from_the_top = np.arange(1000, 0, -1000 / n).round() - 1
+    assert labels(GRIDS["trailing"](LATENT, n)) == from_the_top.tolist()
+    for extra in (0, 1):
+        evenly = np.linspace(0, 999, n + extra).round()[::-1][:n]
+        assert labels(GRIDS["linspace"](LATENT, n, extra=extra)) == evenly.tolist()
 
 
 def test_leading_takes_an_offset_and_an_extra_point():
