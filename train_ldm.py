@@ -6,7 +6,7 @@ Running the same command again resumes it exactly.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -33,7 +33,7 @@ from ldm.training.objective import Times, objective
 from ldm.training.optim import GuardedStep, learning_rate, optimizer_of
 from ldm.training.post_hoc_ema import LENGTHS, PowerEMA, forget_after
 from ldm.training.prefetch import prefetched
-from ldm.training.preflight import budget, table
+from ldm.training.preflight import budget, cut_captions, table
 from ldm.training.run import Run
 from ldm.training.shards import fingerprint
 from ldm.training.state import TrainingState
@@ -63,6 +63,7 @@ def train(config: Config) -> int:
     run = Run(config, "ldm", options)
     accelerator, device = run.accelerator, run.device
     sources = run.sources()
+    repeated(all_captions(sources["train"]), config.data.repeats)  # or be refused
     vae = configured_autoencoder(config).eval().requires_grad_(False)
     vae.to(device)  # type: ignore[arg-type]  # diffusers wraps it without its types
     conditioner = build_conditioner(config.conditioning, sources["train"].label_names)
@@ -117,8 +118,7 @@ def train(config: Config) -> int:
     quality = Quality.of(config, pipeline, sources, run.folder / "quality")
     preview = Preview(pipeline, config.sample, prompts, run.folder / "samples")
     refusal = export_refusal(spec)
-    cache = latents["train"]
-    epoch = repeated((cache.captions(i) for i in range(len(cache))), config.data.repeats)
+    epoch = repeated(all_captions(latents["train"]), config.data.repeats)
     run.say(table(preflight(run, model, sources, latents, len(epoch), refusal)))
 
     start = run.resume(state)
@@ -159,6 +159,11 @@ def train(config: Config) -> int:
     return run.status
 
 
+def all_captions(data: Source | LatentCache) -> Iterator[tuple[str, ...]]:
+    """The captions of each image, in order."""
+    return (data.captions(i) for i in range(len(data)))
+
+
 def refuse_bad_samples(sample: SampleConfig, spec: Spec, conditioner: Conditioner) -> None:
     """Raise, before anything is encoded, what the first preview would."""
     spec.levels(sample.num_inference_steps)
@@ -178,9 +183,10 @@ def refuse_bad_samples(sample: SampleConfig, spec: Spec, conditioner: Conditione
 
 def refuse_a_lone_unet(config: Config) -> None:
     """Raise where a trained U-Net would see another text encoder's words or rescaled latents."""
-    if config.conditioning.kind == "joint":
+    kind = config.conditioning.kind
+    if kind in ("joint", "class"):
         raise UserError(
-            "unet.init needs the text encoder it was trained with, and kind=joint starts anew: "
+            f"unet.init needs the text encoder it was trained with, and kind={kind} starts anew: "
             "give conditioning.kind=clip conditioning.path=NAME"
         )
     if config.autoencoder.standardize:
@@ -223,7 +229,7 @@ def keyed_examples(
     config: Config, times: Times, latents: dict[str, LatentCache], conditioner: Conditioner
 ) -> dict[str, Examples]:
     """What each set is trained or validated with; every caption tokenised or encoded once."""
-    captions = (text for c in latents.values() for i in range(len(c)) for text in c.captions(i))
+    captions = (text for c in latents.values() for choices in all_captions(c) for text in choices)
     condition: Callable[[Sequence[str | None]], torch.Tensor]
     if conditioner.trainable:
         condition = TokenTable(conditioner, captions)
@@ -257,13 +263,14 @@ def preflight(
     train = latents["train"]
     mean, std = (", ".join(f"{x:.2f}" for x in figure.tolist()) for figure in train.statistics)
     modules = dict(model.named_children())
-    captions = (" | ".join(c) for i in range(len(train)) if (c := train.captions(i)))
+    captions = (" | ".join(choices) for choices in all_captions(train) if choices)
     return {
         **{
             f"{name} images": f"{len(cache)}, {run.rejected[name] + len(cache.quarantine)} rejected"
             for name, cache in latents.items()
         },
         "caption": next(captions, "none: training is unconditional"),
+        **cut_captions(model.conditioner, all_captions(train)),
         **({"repeats": f"an epoch shows {epoch} of them"} if epoch > len(train) else {}),
         "latents": f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
         **budget(modules, run.train, epoch, run.accelerator.num_processes),

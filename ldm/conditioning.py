@@ -84,7 +84,7 @@ class Conditioner:
 
     def truncated(self, caption: str) -> bool:
         """Whether the encoder sees only the beginning of this caption."""
-        return len(self.tokenizer(caption).input_ids) > self.length
+        return len(self.tokenizer(caption, verbose=False).input_ids) > self.length
 
     def _tokenized(self, texts: list[str]) -> Any:
         return self.tokenizer(

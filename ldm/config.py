@@ -82,6 +82,10 @@ class TrainConfig:
     evaluate_every: int = 1000
     tracker: str = "tensorboard"  # any of Accelerate's, or none
 
+    def __post_init__(self) -> None:
+        if self.mixed_precision == "False":  # what YAML makes of a bare no
+            object.__setattr__(self, "mixed_precision", "no")
+
     def check(self, section: str) -> None:
         """Raise UserError for a value that cannot be, by its key in `section`."""
         _one_of(f"{section}.optimizer", self.optimizer, ("adamw", "muon"))

@@ -234,7 +234,7 @@ def open_evaluated(
         raise UserError(f"{model} is no run, so its data is not known: name some with --data")
     config = run.config.data if run else DataConfig(resolution=resolution)
     if data is not None:
-        config = DataConfig(source=data, resolution=config.resolution)
+        config = DataConfig(data, holdout=config.holdout, resolution=config.resolution)
     if caption is not None:
         config = replace(config, caption=caption)
     folder = folder if out else folder / "evaluation"

@@ -161,7 +161,8 @@ def memorisation(job: Job) -> dict[str, Any]:
     _, images = job.images()
     features = job.found.get("features")
     features = job.features(images) if features is None else features
-    training, mirrored = job.reference(), job.reference(mirrored=True)
+    run, training = job.subject.run, job.reference()
+    mirrored = job.reference(mirrored=True) if run is None or run.config.data.flip else None
     samples = nearest(features, training, mirrored)
     held_out = nearest(job.reference("validation"), training, mirrored)
     closest = samples.closest(8)

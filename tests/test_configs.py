@@ -65,5 +65,13 @@ def test_a_saved_config_reads_back_as_it_was(tmp_path):
     assert load_config(tmp_path / "config.yaml") == config
 
 
+def test_no_precision_is_mixed_where_yaml_reads_a_bare_no(tmp_path):
+    (tmp_path / "c.yaml").write_text("autoencoder: {train: {mixed_precision: no}}\n")
+    config = load_config(tmp_path / "c.yaml", ["train.mixed_precision=no"])
+    assert config.train.mixed_precision == config.autoencoder.train.mixed_precision == "no"
+    save_config(config, tmp_path / "again.yaml")
+    assert load_config(tmp_path / "again.yaml") == config
+
+
 def test_a_number_in_exponent_notation_is_a_number():
     assert load_config(overrides=["train.learning_rate=1e-4"]).train.learning_rate == 1e-4

@@ -60,6 +60,10 @@ def images(folder):
     ("words", "sentence"),
     [
         ("conditioning.kind=joint conditioning.path=null", "unet.init needs the text encoder"),
+        (
+            "conditioning.kind=class sample.prompts=[red]",
+            r"unet.init needs the text encoder .* kind=class starts anew",
+        ),
         ("conditioning.kind=joint", "is not read by kind=joint"),
         ("autoencoder.standardize=true", "set it to false"),
     ],

@@ -11,11 +11,13 @@ def repeated(captions: Iterable[Sequence[str]], repeats: Mapping[str, int]) -> l
 
     `repeats` maps words, such as "red rose", to a number of times; they stand for whole words in
     that order, of either case. The largest number that fits an image counts, and 1 where none
-    does. Raises UserError for words that no caption holds.
+    does. Raises UserError for words that no caption holds, if they are to count.
     """
     texts = ["\n".join(choices) for choices in captions]
     times = [1] * len(texts)
     for words, count in repeats.items():
+        if count == 1:
+            continue  # as without it, also where there are no captions
         pattern = re.compile(rf"(?<!\w){re.escape(words)}(?!\w)", re.IGNORECASE)
         fitting = [i for i, text in enumerate(texts) if pattern.search(text)]
         if not fitting:

@@ -137,11 +137,12 @@ def open_table(where: str, split: Split, config: DataOptions) -> tuple[Table, bo
 
 
 def _split_folders(path: Path) -> list[str]:
-    """The folders of a folder that are splits: none where there are others that hold images."""
+    """The folders of a folder that are splits; a lone one among other images is a class's."""
     folders = [p.name for p in sorted(path.iterdir()) if p.is_dir()]
     splits = [name for name in folders if name in ("train", *VALIDATION_NAMES)]
     others = (path / name for name in folders if name not in splits)
-    return [] if any(next(images_in(p), None) for p in others) else splits
+    lone = len(splits) == 1 and any(next(images_in(p), None) for p in others)
+    return [] if lone else splits
 
 
 def _kind(where: str, path: Path) -> str | None:

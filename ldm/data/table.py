@@ -62,18 +62,21 @@ class TableSource(Source):
         self._captions: list[tuple[str, ...]] | None = None
         if self.caption_column and needs == "caption":
             self._captions = [read_captions(v) for v in table.values(self.caption_column)]
+            others = other_captions(columns, self.caption_column)
+            other = f"; data.caption={others[0]} would read them from there" if others else ""
+            if not any(self._captions):
+                raise UserError(
+                    f"none of the captions in column {self.caption_column!r} of {where} is text"
+                    f"{other}; conditioning.kind=none trains without"
+                )
             self._note(
                 sum(not captions for captions in self._captions),
                 f"captions in column {self.caption_column!r} of {where} are empty, missing or not "
                 "text: these images train unconditionally",
             )
-            others = other_captions(columns, self.caption_column)
-            if others and caption is None:
-                self.notes = (
-                    *self.notes,
-                    f"captions are read from column {self.caption_column!r} of {where}; "
-                    f"data.caption={others[0]} would read them from there",
-                )
+            if other and caption is None:
+                told = f"captions are read from column {self.caption_column!r} of {where}{other}"
+                self.notes = (*self.notes, told)
         self._labels: list[int | None] | None = None
         if self.label_column:
             self._labels = labels = self._read_labels(self.label_column)

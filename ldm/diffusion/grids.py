@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,14 +43,16 @@ def leading(schedule: Schedule, n: int, offset: int = 0, extra: int = 0) -> list
 def trailing(schedule: Schedule, n: int) -> list[Level]:
     """Every (N/n)-th entry from the noisiest down (Lin et al. 2023, table 2)."""
     n = _count(schedule, n)
-    index = np.arange(schedule.steps, 0, -schedule.steps / n)[:n]  # NumPy's last bit, as in
-    return _visit(schedule, torch.from_numpy(index).round() - 1)  # diffusers, decides halves
+    stride = (schedule.steps - schedule.steps / n) - schedule.steps  # as NumPy's arange has it:
+    index = schedule.steps + torch.arange(n, dtype=torch.float64) * stride  # its last bit decides
+    return _visit(schedule, index.round() - 1)  # which way diffusers rounds halves
 
 
 def linspace(schedule: Schedule, n: int, extra: int = 0) -> list[Level]:
     """Evenly from the noisiest entry to the first, both included; `extra` as in `leading`."""
     n = _count(schedule, n, extra)
-    index = torch.from_numpy(np.linspace(0, schedule.steps - 1, n)).flip(0)  # as above
+    stride = (schedule.steps - 1) / max(1, n - 1)  # and as its linspace has it
+    index = torch.arange(n, dtype=torch.float64).flip(0) * stride
     return _visit(schedule, index[: n - extra])
 
 

@@ -30,8 +30,8 @@ def load_extractor(spec: str, device: torch.device | str = "cpu") -> Extractor:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"features {spec!r} cannot be loaded ({reason}); give a local folder as {kind}:FOLDER, "
-            "or train features on the data itself with --train-features"
+            f"features {spec!r} cannot be loaded ({reason}); give a local folder or file as "
+            f"{kind}:WHERE, or train features on the data itself with --train-features"
         ) from error
     extractor.network.to(device)
     return extractor

@@ -1,13 +1,26 @@
 """What a user should see before the first step, when a wrong setting still costs nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from ldm.conditioning import Conditioner
 from ldm.config import TrainConfig
+from ldm.data.order import subset
 from ldm.training.post_hoc_ema import LENGTHS
 
 BYTES = {"weights": 4, "gradients": 4, "AdamW": 8, "EMA": 4}  # float32, per trained parameter
+
+LOOKED_AT = 1000  # captions
+
+
+def cut_captions(conditioner: Conditioner, captions: Iterable[Sequence[str]]) -> dict[str, str]:
+    """The row that says how many captions are too long for the text encoder; none if none is."""
+    distinct = list(dict.fromkeys(text for choices in captions for text in choices))
+    some = subset(len(distinct), LOOKED_AT)
+    cut = sum(conditioner.truncated(distinct[i]) for i in some)
+    told = f"{cut} of {len(some)} lose what lies beyond {conditioner.length} tokens"
+    return {"long captions": told} if cut else {}
 
 
 def budget(

@@ -93,6 +93,14 @@ def test_a_caption_column_that_is_not_there_is_named(folder):
         open_source(config(root, caption="texts"))
 
 
+def test_a_column_of_nothing_that_is_text_is_refused(folder):
+    root = folder(4, rows(4, text=str, captions=lambda i: [{"raw": str(i)}]))
+    with pytest.raises(UserError, match=r"none .* 'captions' .* is text; data\.caption=text would"):
+        open_source(config(root))
+    assert open_source(config(root, caption="text", holdout=0.0)).captions(2) == ("2",)
+    assert open_source(config(root), needs="nothing").captions(2) == ()
+
+
 def test_another_column_that_could_be_the_captions_is_told(folder):
     root = folder(4, rows(4, text=str, captions=lambda i: [str(i), f"the {i}."]))
     source = open_source(config(root))
@@ -130,7 +138,7 @@ def test_unusable_captions_are_unconditional_and_reported_once(folder, caplog):
 
 def test_other_processes_keep_silent(folder, caplog, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    root = folder(4, rows(4, text=lambda i: ""))
+    root = folder(4, rows(4, text=lambda i: "a rose" if i else ""))
     with caplog.at_level(logging.WARNING):
         assert open_source(config(root, holdout=0.0)).notes
     assert caplog.records == []

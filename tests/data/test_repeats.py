@@ -15,6 +15,7 @@ CAPTIONS = [("a red rose", "a flower"), ("A Rose",), (), ("red roses",), ("a ros
         ({"red rose": 3, "rose": 2}, [0, 0, 0, 1, 1, 2, 3, 4, 4]),  # the largest that fits
         ({"rose": 2, "red rose": 3}, [0, 0, 0, 1, 1, 2, 3, 4, 4]),  # however they are ordered
         ({"rose,": 2}, [0, 1, 2, 3, 4, 4]),  # words are no pattern
+        ({"tulip": 1}, [0, 1, 2, 3, 4]),  # switched off
     ],
 )
 def test_an_epoch_shows_an_image_as_often_as_its_words_say(repeats, epoch):

@@ -84,6 +84,14 @@ def test_split_folders_are_found(folder, name):
     assert [held.captions(i) for i in range(2)] == [("held 0",), ("held 1",)]
 
 
+def test_another_folder_of_images_makes_no_training_data_of_the_validation_set(folder):
+    folder(6, rows(6, text=str), "flowers/train")
+    folder(4, where="flowers/masks")
+    root = folder(2, rows(2, text=lambda i: f"held {i}"), "flowers/validation").parent
+    assert len(open_source(config(root))) == 6
+    assert open_source(config(root), "validation").captions(1) == ("held 1",)
+
+
 def test_a_split_folder_alone_is_held_out_of(folder):
     root = folder(10, rows(10, text=str), "flowers/train").parent
     assert len(open_source(config(root, holdout=0.2))) == 8

@@ -2,8 +2,9 @@
 
 from torch import nn
 
-from ldm.config import TrainConfig
-from ldm.training.preflight import budget
+from ldm.conditioning import build_conditioner
+from ldm.config import ConditioningConfig, TrainConfig
+from ldm.training.preflight import budget, cut_captions
 
 MODULES = {"net": nn.Linear(5000, 8000, bias=False)}  # 4e7 weights
 TRAIN = TrainConfig(steps=100, batch_size=24, accumulation=3, keep_checkpoints=2)
@@ -24,6 +25,14 @@ def test_sizes_are_those_of_float32_weights_gradients_moments_and_averages():
     two_more = rows(ema_snapshots=40)  # averages, whose three snapshots stay
     assert two_more["memory"].startswith("1.04 GiB")
     assert two_more["disk"] == "at most 3 checkpoints, 2.68 GiB; 3 EMA snapshots, 0.89 GiB"
+
+
+def test_captions_that_the_text_encoder_cannot_hold_are_counted():
+    conditioner = build_conditioner(ConditioningConfig(model={"max_position_embeddings": 8}))
+    short, long = ("a rose", "a red rose"), ("a rose", "a rose that goes on for ever and ever")
+    assert cut_captions(conditioner, [short, short, ()]) == {}
+    found = cut_captions(conditioner, [short, long, long])
+    assert found == {"long captions": "1 of 3 lose what lies beyond 8 tokens"}
 
 
 def test_under_muon_the_memory_is_a_bound():
