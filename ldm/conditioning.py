@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from transformers import (
@@ -24,6 +25,7 @@ from transformers import (
 )
 
 from ldm.config import ConditioningConfig
+from ldm.core.weights import refuse_bad_weights
 from ldm.errors import UserError
 from ldm.tokenizers import NULL, clip_bpe_tokenizer, word_tokenizer
 
@@ -188,6 +190,7 @@ def _pretrained(
     path, places = config.path, [("", ""), ("text_encoder", "tokenizer")]
     if Path(path).is_dir():
         places = places[1:] if (Path(path) / "text_encoder").is_dir() else places[:1]
+        refuse_bad_weights(Path(path) / places[0][0])
     reasons = []
     for encoder_folder, tokenizer_folder in places:
         try:
@@ -204,7 +207,7 @@ def _pretrained(
             return tokenizer, encoder.float().requires_grad_(False).eval()
         except UserError:
             raise
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             reasons.append((str(error).strip() or type(error).__name__).splitlines()[0])
     raise UserError(
         f"conditioning.path {path!r} cannot be read as a tokenizer and text encoder: "

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from ldm.core.weights import refuse_bad_weights
 from ldm.errors import UserError
 
 
@@ -17,11 +20,13 @@ def load_pretrained(model_class: Any, path: str | Path, part: str) -> Any:
         places = tuple(p for p in places if (local / (p or ".") / "config.json").is_file())
         if not places:
             raise UserError(f"{path} holds neither config.json nor {part}/config.json")
+        for place in places:
+            refuse_bad_weights(local / (place or "."))
     failures = []
     for place in places:
         try:
             model = model_class.from_pretrained(path, subfolder=place)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             failures.append(str(error).strip().splitlines()[0])
             continue
         if absent := [name for name, p in model.named_parameters() if p.is_meta]:

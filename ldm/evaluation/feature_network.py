@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ldm.core.weights import load_weights
 from ldm.errors import UserError
 
 WIDTHS = (48, 64, 128, 128)
@@ -68,7 +69,9 @@ def load_feature_network(folder: Path) -> tuple[FeatureNetwork, str]:
     try:
         about = json.loads((folder / "features.json").read_text())
         network = FeatureNetwork(about["resolution"])
-        network.load_state_dict(load_file(folder / "features.safetensors"))
+        network.load_state_dict(load_weights(folder / "features.safetensors"))
+    except UserError:
+        raise
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder} holds no trained features ({error}); make them with --train-features"
