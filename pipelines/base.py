@@ -17,10 +17,12 @@ from ldm.diffusion.loss import Network
 from ldm.diffusion.plane import Level
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.errors import UserError
+from ldm.models.misfits import refuse_misfits
 from ldm.scheduler_config import Spec
 from ldm.unet import cached_context, perturbed_attention
 from pipelines import folder as folders
 from pipelines import pixels
+from pipelines.containers import sd
 from pipelines.defaults import STOCK_DEFAULTS, Defaults, Guidance
 from pipelines.pixels import Images
 
@@ -46,7 +48,7 @@ class LatentPipeline:
         spec: Spec,
         defaults: Defaults = STOCK_DEFAULTS,
     ) -> None:
-        folders.refuse_misfits(vae, unet, tokenizer, text_encoder)
+        refuse_misfits(vae, unet, tokenizer, text_encoder)
         self.vae: Any = vae
         self.unet: Any = unet
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
@@ -82,7 +84,7 @@ class LatentPipeline:
 
         Safetensors only. Raises UserError for what cannot be found, read or sampled.
         """
-        parts = folders.load(name, variant=variant, revision=revision, token=token)
+        parts = sd.load(name, variant=variant, revision=revision, token=token)
         pipeline = cls(*parts).to(dtype)  # before the device, where memory is dear
         return pipeline if device is None else pipeline.to(device)
 

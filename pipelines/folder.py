@@ -1,4 +1,4 @@
-"""Pipeline folders: read any Stable Diffusion 1 or 2, write what stock diffusers reads."""
+"""Pipeline folders: written as stock diffusers reads them."""
 
 import json
 import shutil
@@ -8,94 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
-from diffusers import DDIMScheduler, StableDiffusionPipeline
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from ldm.diffusion.guidance import interval_from_json, interval_to_json
+from ldm.diffusion.guidance import interval_to_json
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
-from pipelines.defaults import DEFAULTS_FILE, EMA_LENGTH, STOCK_DEFAULTS, StockDefaults
+from pipelines.defaults import DEFAULTS_FILE, STOCK_DEFAULTS
 
 if TYPE_CHECKING:
     from pipelines.base import LatentPipeline
 
 # in stock pipelines, which want a scheduler where here a Spec decides
-_PLACEHOLDER: dict[str, Any] = {
+PLACEHOLDER: dict[str, Any] = {
     "_class_name": "DDIMScheduler",
     "clip_sample": False,
     "steps_offset": 1,
 }
-# The same parts under another class; an inpainting U-Net has more input channels and is told so.
-CLASSES = (
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-)
-
-
-def load(
-    name: str | Path,
-    *,
-    variant: str | None,
-    revision: str | None,
-    token: str | None,
-) -> tuple[Any, Any, Any, Any, Spec, StockDefaults]:
-    """(vae, unet, tokenizer, text_encoder, spec, defaults) of a run, folder or Hub name.
-
-    In diffusers' default dtype: its argument for another has changed names between releases.
-    """
-    place = Path(name)
-    if not (place / "model_index.json").is_file() and (place / "pipeline").is_dir():
-        place = place / "pipeline"
-    source = str(place) if place.is_dir() else str(name)
-    if place.is_dir() and not (place / "model_index.json").is_file():
-        raise UserError(f"{source} holds no pipeline: there is no model_index.json in it")
-    hub = {"revision": revision, "token": token}
-    try:
-        kind = StableDiffusionPipeline.load_config(source, **hub)["_class_name"]
-        if kind not in CLASSES:
-            raise UserError(f"{source} is a {kind}; this reads {' and '.join(CLASSES[:1])} folders")
-        defaults, spec = _own(place, source, hub)
-        if spec is None:
-            scheduler = DDIMScheduler.load_config(source, subfolder="scheduler", **hub)
-        stock = StableDiffusionPipeline.from_pretrained(
-            source,
-            variant=variant,
-            use_safetensors=True,
-            scheduler=DDIMScheduler.from_config(_PLACEHOLDER),
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-            requires_safety_checker=False,
-            **hub,
-        )
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{source} cannot be loaded as a pipeline: {reason}") from None
-    spec = spec or Spec.from_diffusers(as_stock_reads(scheduler))
-    return stock.vae, stock.unet, stock.tokenizer, stock.text_encoder, spec, defaults
-
-
-def _own(place: Path, source: str, hub: dict[str, Any]) -> tuple[StockDefaults, Spec | None]:
-    """What the folder says to this package alone; a Spec where no diffusers scheduler has it."""
-    try:
-        path = place / DEFAULTS_FILE
-        if not place.is_dir():
-            path = Path(hf_hub_download(source, DEFAULTS_FILE, **hub))
-        said = json.loads(path.read_text())
-        spec = said.pop("spec", None)
-        said.pop(EMA_LENGTH, None)
-        if "guidance_interval" in said:
-            said["guidance_interval"] = interval_from_json(said["guidance_interval"])
-        return StockDefaults(**said), Spec.from_json(spec) if spec else None
-    except (FileNotFoundError, EntryNotFoundError, LocalEntryNotFoundError):
-        return STOCK_DEFAULTS, None
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{source}/{DEFAULTS_FILE} cannot be read: {error}") from None
 
 
 def as_stock_reads(config: dict[str, Any]) -> dict[str, Any]:
@@ -107,56 +36,6 @@ def as_stock_reads(config: dict[str, Any]) -> dict[str, Any]:
     accepted = signature(scheduler).parameters if scheduler else ()
     rewritten = {"clip_sample": False, "steps_offset": 1}
     return dict(config) | {key: rewritten[key] for key in rewritten if key in accepted}
-
-
-def refuse_misfits(vae: Any, unet: Any, tokenizer: Any, text_encoder: Any) -> None:
-    """Raise UserError, in a sentence, where the parts cannot work together."""
-    width, context = text_encoder.config.hidden_size, unet.config.cross_attention_dim
-    if getattr(unet.config, "encoder_hid_dim", None) is not None:
-        context = unet.config.encoder_hid_dim
-    if (projected := getattr(unet.config, "encoder_hid_dim_type", None)) not in (None, "text_proj"):
-        raise UserError(
-            f"this U-Net wants an input that is no prompt (encoder_hid_dim_type={projected}): not "
-            "supported"
-        )
-    channels, latents = unet.config.in_channels, vae.config.latent_channels
-    if width != context:
-        raise UserError(
-            f"the text encoder is {width} wide and the U-Net attends to {context}: "
-            "they are not of the same model"
-        )
-    if channels != latents:
-        hint = "; it is an inpainting U-Net" if channels == 2 * latents + 1 else ""
-        raise UserError(
-            f"the U-Net takes {channels} channels and the autoencoder has {latents}{hint}"
-        )
-    if unet.config.out_channels not in (latents, 2 * latents):
-        raise UserError(
-            f"the U-Net gives {unet.config.out_channels} channels, and {latents} latent channels "
-            f"need {latents}, or {2 * latents} with a learned variance"
-        )
-    for key in (
-        "class_embed_type",
-        "addition_embed_type",
-        "num_class_embeds",
-        "time_cond_proj_dim",
-    ):
-        kind = getattr(unet.config, key, None)
-        if kind not in (None, "text"):  # addition_embed_type=text pools what is attended to
-            raise UserError(
-                f"this U-Net wants an input that is no prompt ({key}={kind}): not supported"
-            )
-    if len(tokenizer) > text_encoder.config.vocab_size:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens and the text encoder knows "
-            f"{text_encoder.config.vocab_size}: they are not of the same model"
-        )
-    positions = getattr(text_encoder.config, "max_position_embeddings", None)
-    if positions is not None and tokenizer.model_max_length > positions:
-        raise UserError(
-            f"the tokenizer's prompts are {tokenizer.model_max_length} tokens long and the text "
-            f"encoder reads {positions}: set model_max_length in tokenizer_config.json"
-        )
 
 
 def stock_scheduler(spec: Spec) -> dict[str, Any]:
@@ -193,7 +72,7 @@ def save(pipeline: "LatentPipeline", folder: Path, variant: str | None, stock: b
 
     Without `stock` there is no scheduler in the folder, and a Spec that only this package reads.
     """
-    written = stock_scheduler(pipeline.spec) if stock else _PLACEHOLDER
+    written = stock_scheduler(pipeline.spec) if stock else PLACEHOLDER
     scheduler = getattr(diffusers, written["_class_name"]).from_config(written)
     whole: Any = StableDiffusionPipeline(
         **pipeline.components,

@@ -1,0 +1,55 @@
+"""Whether the parts of a latent diffusion model are of one model."""
+
+from typing import Any
+
+from ldm.errors import UserError
+
+
+def refuse_misfits(vae: Any, unet: Any, tokenizer: Any, text_encoder: Any) -> None:
+    """Raise UserError, in a sentence, where the parts cannot work together."""
+    width, context = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    if getattr(unet.config, "encoder_hid_dim", None) is not None:
+        context = unet.config.encoder_hid_dim
+    if (projected := getattr(unet.config, "encoder_hid_dim_type", None)) not in (None, "text_proj"):
+        raise UserError(
+            f"this U-Net wants an input that is no prompt (encoder_hid_dim_type={projected}): not "
+            "supported"
+        )
+    channels, latents = unet.config.in_channels, vae.config.latent_channels
+    if width != context:
+        raise UserError(
+            f"the text encoder is {width} wide and the U-Net attends to {context}: "
+            "they are not of the same model"
+        )
+    if channels != latents:
+        hint = "; it is an inpainting U-Net" if channels == 2 * latents + 1 else ""
+        raise UserError(
+            f"the U-Net takes {channels} channels and the autoencoder has {latents}{hint}"
+        )
+    if unet.config.out_channels not in (latents, 2 * latents):
+        raise UserError(
+            f"the U-Net gives {unet.config.out_channels} channels, and {latents} latent channels "
+            f"need {latents}, or {2 * latents} with a learned variance"
+        )
+    for key in (
+        "class_embed_type",
+        "addition_embed_type",
+        "num_class_embeds",
+        "time_cond_proj_dim",
+    ):
+        kind = getattr(unet.config, key, None)
+        if kind not in (None, "text"):  # addition_embed_type=text pools what is attended to
+            raise UserError(
+                f"this U-Net wants an input that is no prompt ({key}={kind}): not supported"
+            )
+    if len(tokenizer) > text_encoder.config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens and the text encoder knows "
+            f"{text_encoder.config.vocab_size}: they are not of the same model"
+        )
+    positions = getattr(text_encoder.config, "max_position_embeddings", None)
+    if positions is not None and tokenizer.model_max_length > positions:
+        raise UserError(
+            f"the tokenizer's prompts are {tokenizer.model_max_length} tokens long and the text "
+            f"encoder reads {positions}: set model_max_length in tokenizer_config.json"
+        )
