@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test lint install clean
+.PHONY: quickstart test faults lint install clean
 
 # Train on the drawn flowers, measure the result, and say where picture and pipeline are.
 quickstart: $(INSTALLED)
@@ -12,6 +12,10 @@ quickstart: $(INSTALLED)
 # Every test that needs no network, no GPU and no patience.
 test: $(INSTALLED)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+# Kills, full disks, damaged files, hostile input: an hour; prints the table of docs/reliability.md.
+faults: $(INSTALLED)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow tests/faults
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
