@@ -20,6 +20,7 @@ from torch import Tensor
 from autoencoder.encoding import Crops, Encoder
 from autoencoder.model import latent_shape
 from ldm.config import Config
+from ldm.core.text import say
 from ldm.data.example import Source
 from ldm.errors import UserError
 from ldm.training.shards import (
@@ -110,7 +111,7 @@ class LatentCache:
             "images": source.image_fingerprint,
         }
         if state.is_main_process and (changed := settle(folder, key)):
-            print(f"{title}: the latents in {folder} are stale and are made again: {changed}")
+            say(f"{title}: the latents in {folder} are stale and are made again: {changed}")
         state.wait_for_everyone()
 
         paths = [folder / f"{k:05d}.arrow" for k in range(-(-len(source) // SHARD))]

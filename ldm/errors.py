@@ -4,6 +4,8 @@ import functools
 import sys
 from collections.abc import Callable
 
+from ldm.core.text import say, shown
+
 
 class UserError(ValueError):
     """Bad input, said in one sentence that names the thing and the way out."""
@@ -19,7 +21,7 @@ def exits_with_a_sentence(main: Callable[..., int | None]) -> Callable[..., int]
         try:
             return main(*args) or 0
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {shown(str(error))}", sys.stderr)
             return error.status
 
     return command

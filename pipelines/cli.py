@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ldm.core.text import say, shown
 from ldm.errors import UserError, exits_with_a_sentence
 from pipelines import evaluation_commands as evaluation
 from pipelines.arguments import picture, picture_or_folder, positive
@@ -51,7 +52,7 @@ def generate(args: Namespace) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         rows = [(prompts[i], images[i : i + args.n]) for i in range(0, len(images), args.n)]
         (images[0] if len(images) == 1 else captioned_grid(rows)).save(out)
-    print(f"{out}: {len(images)} image{'s' * (len(images) > 1)}, seed {seed}")
+    say(f"{out}: {len(images)} image{'s' * (len(images) > 1)}, seed {seed}")
 
 
 def _generate_arguments(parser: ArgumentParser) -> None:
@@ -87,7 +88,7 @@ def adherence(args: Namespace) -> None:
     rows = measure_adherence(
         pipe, run.folder, args.prompts or PROMPTS, count=args.n, measure=args.measure
     )
-    print(table(rows))
+    say(table(rows))
     _print_table({"picture": str(run.folder / "adherence.png"), "pipeline": str(run.export)})
 
 
@@ -116,7 +117,7 @@ def push(args: Namespace) -> None:
     url = push_to_hub(
         pipe, args.name, run=run, private=args.private, license=args.license, commit_message=message
     )
-    print(url)
+    say(url)
 
 
 def _push_arguments(parser: ArgumentParser) -> None:
@@ -163,7 +164,7 @@ def explain(args: Namespace) -> None:
     """Draw how one image comes to be, step by step."""
     from pipelines.explain import explain as draw
 
-    print(draw(Path(args.out), args.model, args.prompt))
+    say(draw(Path(args.out), args.model, args.prompt))
 
 
 def _explain_arguments(parser: ArgumentParser) -> None:
@@ -226,7 +227,7 @@ def _pipeline(model: str, dtype: str = "float32") -> "TextToImagePipeline":
 def _print_table(rows: dict[str, str]) -> None:
     width = max(map(len, rows))
     for key, value in rows.items():
-        print(f"{key:<{width}}  {value}")
+        say(f"{key:<{width}}  {shown(value)}")
 
 
 if __name__ == "__main__":

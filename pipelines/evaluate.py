@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from tqdm.auto import tqdm
 
+from ldm.core.text import say
 from ldm.errors import UserError
 from ldm.evaluation.extractor import Extractor, weight_hash
 from ldm.evaluation.feature_training import train_features
@@ -53,14 +54,14 @@ def evaluate(
     job = Job(subject, choose_features(subject, features, train), amounts, clip)
     predicted = predict(job, parts)
     if subject.share.rank == 0:
-        print(preflight(job, predicted))
+        say(preflight(job, predicted))
     taken = _run(job, parts, model)
     if subject.share.rank == 0:
         times = {"predicted": predicted, "taken": taken}
         (subject.folder / "timing.json").write_text(json.dumps(times, indent=1) + "\n")
-        print((subject.folder / "results.txt").read_text())
+        say((subject.folder / "results.txt").read_text())
         ratio = sum(taken.values()) / max(1e-9, sum(predicted.values()))
-        print(f"{subject.folder}: {_minutes(sum(taken.values()))}, {ratio:.2f} of what was said")
+        say(f"{subject.folder}: {_minutes(sum(taken.values()))}, {ratio:.2f} of what was said")
     return subject.folder
 
 

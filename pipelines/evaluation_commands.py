@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ldm.core.text import say
 from ldm.errors import UserError
 from pipelines.arguments import picture
 
@@ -60,11 +61,11 @@ def report(args: Namespace) -> None:
     from pipelines.report import report as write
 
     page = write(args.run, args.out)
-    print(page)
+    say(page)
     if args.screenshot:
         from pipelines.browser import screenshot
 
-        print(screenshot(page, args.screenshot))
+        say(screenshot(page, args.screenshot))
 
 
 def report_arguments(parser: ArgumentParser) -> None:
@@ -79,7 +80,7 @@ def compare(args: Namespace) -> None:
     """Lay runs side by side on one HTML page."""
     from pipelines.report import compare as write
 
-    print(write(args.runs, args.out))
+    say(write(args.runs, args.out))
 
 
 def compare_arguments(parser: ArgumentParser) -> None:
@@ -94,7 +95,7 @@ def export(args: Namespace) -> None:
 
     quiet_libraries()
     folder = average_applied(args.run, args.ema, args.out and Path(args.out))
-    print(f"{folder}: weights averaged over a relative length of {args.ema:g}")
+    say(f"{folder}: weights averaged over a relative length of {args.ema:g}")
 
 
 def export_arguments(parser: ArgumentParser) -> None:

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ldm.core.text import clean
 from ldm.keyed import integer
 
 
 def read_captions(value: Any) -> tuple[str, ...]:
-    """The usable captions in a column's value: a string, or a list of them; () where none is."""
+    """The usable captions of a column's value, a string or a list of them, clean; or ()."""
     values = value if isinstance(value, list | tuple) else [value]
-    return tuple(text.strip() for text in values if isinstance(text, str) and text.strip())
+    texts = (clean(text).strip() for text in values if isinstance(text, str))
+    return tuple(text for text in texts if text)
 
 
 def choose_caption(captions: Sequence[str], seed: int, step: int, slot: int) -> str | None:

@@ -7,6 +7,7 @@ from glob import glob
 from pathlib import Path
 from typing import Literal, Protocol
 
+from ldm.core.text import shown
 from ldm.data.columns import VALIDATION_NAMES
 from ldm.data.drawn import VALIDATION_START, DrawnFlowers
 from ldm.data.example import BadImage, CaptionedByLabel, Captionless, Example, Source, Subset
@@ -51,7 +52,7 @@ class DataOptions(Protocol):
 def _tell(note: str) -> None:
     """Once per sentence, and on one process of many."""
     if os.environ.get("RANK", "0") == "0":
-        log.warning(note)
+        log.warning(shown(note))
 
 
 def open_source(

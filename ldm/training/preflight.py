@@ -6,6 +6,7 @@ from torch import nn
 
 from ldm.conditioning import Conditioner
 from ldm.config import TrainConfig
+from ldm.core.text import shown
 from ldm.data.order import subset
 from ldm.training.post_hoc_ema import LENGTHS
 
@@ -60,4 +61,4 @@ def budget(
 def table(rows: Mapping[str, str]) -> str:
     """Two aligned columns."""
     width = max(map(len, rows))
-    return "\n".join(f"  {key:<{width}}  {value}" for key, value in rows.items())
+    return "\n".join(f"  {key:<{width}}  {shown(value)}" for key, value in rows.items())

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ldm import keyed
 from ldm.config import Config, TrainConfig, load_config, save_config
+from ldm.core.text import shown, shown_lines
 from ldm.data.example import Source
 from ldm.data.order import Slot, micro_batch_size, micro_batches
 from ldm.data.quarantine import checked
@@ -77,11 +78,11 @@ class Run:
         try:
             before, now = asdict(load_config(self._config_file)), asdict(self.config)
         except UserError as error:
-            print(f"note: {self._config_file} cannot be compared with: {error}")
+            self.say(shown(f"note: {self._config_file} cannot be compared with: {error}"))
             return
         for section in now:
             if before[section] != now[section]:
-                print(f"note: {section} is not what it was when this run began")
+                self.say(f"note: {section} is not what it was when this run began")
 
     @property
     def device(self) -> torch.device:
@@ -90,7 +91,7 @@ class Run:
     def say(self, text: str) -> None:
         """Print on the main process, above the progress bar."""
         if self.main:
-            tqdm.write(text)
+            tqdm.write(shown_lines(text))
 
     def sources(self) -> dict[str, Source]:
         """The training and the validation set, without their bad images."""
@@ -105,7 +106,7 @@ class Run:
             raise UserError("no image is held out to judge by: set data.validation or data.holdout")
         for split, source in sound.items():
             for note in source.notes:
-                self.say(f"{split} images: {note}")
+                self.say(shown(f"{split} images: {note}"))
         return sound
 
     def earlier_facts(self, now: dict[str, Any]) -> dict[str, Any]:

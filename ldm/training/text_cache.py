@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.conditioning import Conditioner
+from ldm.core.text import say
 from ldm.training.shards import TensorColumn, fingerprint, open_shards, settle, write_shard
 
 SHARD = 256  # captions per file
@@ -50,7 +51,7 @@ class TextCache:
             "dtype": dtype,
         }
         if state.is_main_process and (changed := settle(folder, key)):
-            print(f"the text embeddings in {folder} are stale and are made again: {changed}")
+            say(f"the text embeddings in {folder} are stale and are made again: {changed}")
         state.wait_for_everyone()
 
         present = sorted(folder.glob("*.arrow"))
