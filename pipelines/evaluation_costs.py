@@ -13,7 +13,7 @@ from ldm.evaluation.extractor import BATCH
 from ldm.evaluation.sharing import MICRO_BATCH
 from pipelines.evaluated import LEVELS
 from pipelines.evaluation_job import Job
-from pipelines.evaluation_parts import EMA_SETTING, snapshots, swept
+from pipelines.evaluation_parts import EMA_SETTING, averages, swept
 
 
 class Cost(NamedTuple):
@@ -52,9 +52,10 @@ def _sweep(job: Job) -> Cost:
 
 
 def _ema(job: Job) -> Cost:
-    if snapshots(job) is None:
+    found = averages(job)
+    if isinstance(found, str):
         return Cost()
-    count, n = len(job.amounts.lengths), job.amounts.sweep_samples
+    count, n = len(found.lengths), job.amounts.sweep_samples
     setting = replace(job.subject.setting, **EMA_SETTING)
     each = n * job.subject.evaluations(setting) + job.amounts.examples * LEVELS
     return Cost(count * each, count * n)

@@ -2,27 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ldm.data.order import subset
-from ldm.data.pixels import pixels_of, to_pixels
+from ldm.data.pixels import pixels_of
 from ldm.diffusion.plane import Level, clean, error_gain
 from ldm.errors import UserError
 from ldm.evaluation.adherence import Row, by_wanted, table, total
 from ldm.evaluation.bits import bound_by_level, flow_bits
 from ldm.evaluation.clip_score import ClipScore
 from ldm.evaluation.measurements import Measurement, mean_measurement, measure
-from ldm.evaluation.memorisation import nearest
 from ldm.evaluation.noise_levels import LossByLevel, plot
 from ldm.evaluation.sweep import Point, Setting, best, cheapest_as_good, settings
 from ldm.inference import evaluating
-from ldm.training.post_hoc_ema import reconstruct
+from ldm.training.post_hoc_ema import Snapshot, averaged, coefficients, snapshots
 from pipelines.averaged import SNAPSHOTS
+from pipelines.evaluation.parts.memorisation import memorisation
 from pipelines.evaluation_job import Job, pictures
 from pipelines.grid import captioned_grid, tiled
 
@@ -156,42 +155,6 @@ def likelihood(job: Job) -> dict[str, Any]:
     return {"bound": found.summary(), "flow": mean_measurement("bits_per_dim", flow).summary()}
 
 
-def memorisation(job: Job) -> dict[str, Any]:
-    """Samples and held-out images against their nearest training images."""
-    _, images = job.images()
-    features = job.found.get("features")
-    features = job.features(images) if features is None else features
-    run, training = job.subject.run, job.reference()
-    mirrored = job.reference(mirrored=True) if run is None or run.config.data.flip else None
-    samples = nearest(features, training, mirrored)
-    held_out = nearest(job.reference("validation"), training, mirrored)
-    closest = samples.closest(8)
-    source = job.subject.sources["train"]
-    chosen = subset(len(source), job.amounts.reference)
-    neighbours = [chosen[i] for i in samples.neighbour[closest].tolist()]
-    if job.writes:
-        side = job.subject.resolution
-        crops = {i: to_pixels(source.image(i), side) for i in sorted(set(neighbours))}
-        real = pictures(torch.stack([crops[i] for i in neighbours]))
-        made = pictures(images[closest])
-        rows = [
-            (f"{float(samples.ratio[i]):.2f}", [a, b])
-            for i, a, b in zip(closest, made, real, strict=True)
-        ]
-        tiled([captioned_grid([row]) for row in rows], 4).save(job.folder / "nearest.png")
-    label = job.extractor.label
-    return {
-        "samples": mean_measurement("copied", samples.copied.double(), label).summary(),
-        "held_out": mean_measurement("copied", held_out.copied.double(), label).summary(),
-        "ratios": samples.ratio.tolist(),
-        "held_out_ratios": held_out.ratio.tolist(),
-        "closest": closest,
-        "neighbours": neighbours,
-        "searched": len(chosen),
-        "training_images": len(source),
-    }
-
-
 def _figures(job: Job, setting: Setting) -> tuple[Measurement, ...]:
     """FD, KID, precision, recall and adherence of the sweep's prompts and seeds at one setting."""
     prompts = job.subject.prompts(job.amounts.sweep_samples)
@@ -225,25 +188,51 @@ def sweep(job: Job) -> dict[str, Any] | str:
     }
 
 
-def snapshots(job: Job) -> Path | None:
-    """Where the run's EMA snapshots are, if it kept any."""
-    run = job.subject.run
-    folder = run.folder / SNAPSHOTS if run else None
-    return folder if folder is not None and folder.is_dir() else None
-
-
 EMA_SETTING: dict[str, Any] = {"sampler": "dpmpp_2m", "steps": 20}
+
+
+class Averages(NamedTuple):
+    """The averages that a run has kept, and which of the lengths to measure they can make."""
+
+    kept: list[Snapshot]
+    lengths: list[float]
+    left_out: dict[str, str]  # the reason of each other one
+
+
+def averages(job: Job) -> Averages | str:
+    """Of the run; else why there are none. The files are read once."""
+    if "averages" not in job.found:
+        job.found["averages"] = _averages(job)
+    return job.found["averages"]
+
+
+def _averages(job: Job) -> Averages | str:
+    run = job.subject.run
+    if run is None or not (run.folder / SNAPSHOTS).is_dir():
+        return "this run kept no EMA snapshots"
+    try:
+        kept = snapshots(run.folder / SNAPSHOTS)
+    except UserError as error:
+        return str(error)
+    lengths, left_out = [], {}
+    for length in job.amounts.lengths:
+        try:
+            coefficients(kept, length, kept[-1].step)
+            lengths.append(length)
+        except UserError as error:
+            left_out[f"{length:g}"] = str(error)
+    return Averages(kept, lengths, left_out)
 
 
 def ema(job: Job) -> dict[str, Any] | str:
     """Averages of several lengths, against held-out loss and FD."""
-    folder, subject = snapshots(job), job.subject
-    if folder is None:
-        return "this run kept no EMA snapshots"
+    found, subject = averages(job), job.subject
+    if isinstance(found, str):
+        return found
     setting = replace(subject.setting, **EMA_SETTING)
     rows = []
-    for length in job.amounts.lengths:
-        with subject.weights(reconstruct(folder, length)):
+    for length in found.lengths:
+        with subject.weights(averaged(found.kept, length)):
             curve = subject.loss_by_level("validation", job.amounts.examples)
             figures = _figures(job, setting)
         rows.append(
@@ -254,7 +243,12 @@ def ema(job: Job) -> dict[str, Any] | str:
                 "figures": [m.summary() for m in figures],
             }
         )
-    return {"setting": str(setting), "samples": job.amounts.sweep_samples, "lengths": rows}
+    return {
+        "setting": str(setting),
+        "samples": job.amounts.sweep_samples,
+        "lengths": rows,
+        "left_out": found.left_out,
+    }
 
 
 Part = Callable[[Job], dict[str, Any] | str]  # a string says why there is nothing

@@ -77,6 +77,7 @@ def _ema_text(ema: dict[str, Any]) -> str:
     for row in ema["lengths"]:
         loss = f"{row['loss']:.4f} ± {row['loss_standard_error']:.4f}"
         lines.append(f"{row['length']:10g} {loss:>15}  {_figures(row)}")
+    lines += [f"left out: {reason}" for reason in ema.get("left_out", {}).values()]
     return "\n".join(lines)
 
 

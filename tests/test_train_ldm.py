@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from autoencoder.model import build_autoencoder
 from ldm.data.drawn import DrawnFlowers
+from ldm.errors import UserError
 from ldm.training.checkpoint import damage
 from ldm.training.post_hoc_ema import reconstruct
 from ldm.training.tracking import read_metrics
@@ -126,7 +127,9 @@ def test_another_ema_can_be_made_after_training_and_is_the_true_one(experiment, 
     kept = load_file(last_checkpoint(experiment, "unbroken") / "averages.safetensors")
     for name, value in made.items():
         torch.testing.assert_close(value, kept[f"0.100/{name}"], atol=1e-5, rtol=0)
-    assert average_applied(folder, 0.2, folder / "longer").joinpath("model_index.json").is_file()
+    assert average_applied(folder, 0.05, folder / "shorter").joinpath("model_index.json").is_file()
+    with pytest.raises(UserError, match=r"can be had: 0\.05, 0\.1"):  # of two snapshots
+        average_applied(folder, 0.2, folder / "longer")
 
 
 def test_one_two_one_processes_end_where_one_does(experiment, unbroken):

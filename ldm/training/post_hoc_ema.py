@@ -4,22 +4,35 @@ While training runs, two averages with power-function profiles p(τ) ∝ τ^γ a
 then. Any other profile is nearly a linear combination of the saved ones, and so is its average; the
 coefficients are a least-squares fit of the profiles, which needs no weights at all. A length is the
 profile's relative standard deviation: 0.10 is an average over about the last tenth of training.
+
+The coefficients sum to one, or weights that stand still would shrink, and what is fitted are the
+profiles' cumulative sums. For with e(τ) the difference of those of the fit and of the wish, the
+average is off by -∫ e(τ) dθ(τ): where the weights θ walk at random that is √(mean of e²) of how far
+they come, and it is never more than max |e| of their way. What no combination is near is refused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ldm.core.files import written
 from ldm.errors import UserError
 
 LENGTHS = (0.05, 0.10)  # of the averages that are kept while training
 LONGEST = 0.288  # 1/√12: the flat profile, γ = 0
+WORST = 0.003  # of √(mean of e²): three deviations of such a walk are within 1 % then
+TRIED = (0.01, 0.02, 0.03, 0.05, 0.08, 0.10, 0.12, 0.15, 0.20, 0.25, LONGEST)  # to offer instead
+POINTS = 4096  # of time, at most, at which profiles are compared
+NAME = re.compile(r"step_(\d{7,})_length_(\d\.\d{3})\.safetensors")
 
 
 def exponent(length: float) -> float:
@@ -58,13 +71,12 @@ class PowerEMA:
 
     def snapshot(self, folder: Path, step: int) -> None:
         """Save the averages as they are after `step` steps: one file each, whole or not there."""
-        folder.mkdir(parents=True, exist_ok=True)
         for length, average in self.averages.items():
-            path = folder / f"step_{step:07d}_length_{length:.3f}.safetensors"
-            temporary = path.with_suffix(".tmp")
             tensors = {k: v.cpu().contiguous() for k, v in zip(self.names, average, strict=True)}
-            save_file(tensors, temporary, {"step": str(step), "length": str(length)})
-            temporary.replace(path)
+            about = {"step": str(step), "length": str(length)}
+            about |= {"sha256": _digest(tensors, about)}
+            with written(folder / _name(step, length)) as path:
+                save_file(tensors, path, about)
 
     def state_dict(self) -> dict[str, Tensor]:
         """For the checkpoint: "0.050/NAME" and so on."""
@@ -92,61 +104,134 @@ class Snapshot(NamedTuple):
     path: Path
 
 
+def _name(step: int, length: float) -> str:
+    return f"step_{step:07d}_length_{length:.3f}.safetensors"
+
+
+def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """SHA-256 of all that a snapshot holds, in hex."""
+    digest = sha256(repr((about["step"], about["length"])).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _named(folder: Path) -> dict[Path, int]:
+    """The snapshots in a folder with the steps in their names; other files are not ours."""
+    found = {path: NAME.fullmatch(path.name) for path in sorted(folder.glob("step_*"))}
+    return {path: int(match[1]) for path, match in found.items() if match}
+
+
 def forget_after(step: int, folder: Path) -> None:
     """Remove the snapshots of later steps: an abandoned attempt's, which no average may mix in."""
-    for path in folder.glob("step_*_length_*.safetensors"):
-        if int(path.name.split("_")[1]) > step:
+    for path, its_step in _named(folder).items():
+        if its_step > step:
             path.unlink()
 
 
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What a snapshot says of itself, and its averages."""
+    with safe_open(path, "pt") as file:
+        names = file.keys()
+        return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+
+
+def _sound(path: Path) -> Snapshot:
+    """The snapshot in a file. Raises ValueError, OSError or SafetensorError where it is damaged."""
+    about, tensors = _read(path)
+    if about.keys() not in ({"step", "length"}, {"step", "length", "sha256"}):
+        raise ValueError("its header is not a snapshot's")
+    # the first that were ever written had no checksum
+    if "sha256" in about and about["sha256"] != _digest(tensors, about):
+        raise ValueError("its checksum is not that of what it holds")
+    if not all(bool(value.isfinite().all()) for value in tensors.values()):
+        raise ValueError("it holds numbers that are not finite")
+    snapshot = Snapshot(int(about["step"]), float(about["length"]), path)
+    if path.name != _name(snapshot.step, snapshot.length):
+        raise ValueError(f"it says that it is of step {snapshot.step}, length {snapshot.length}")
+    return snapshot
+
+
 def snapshots(folder: Path) -> list[Snapshot]:
-    """All of a run, by step. Raises UserError where there are none."""
-    found = []
-    for path in sorted(folder.glob("step_*_length_*.safetensors")):
-        with safe_open(path, "pt") as file:
-            about = file.metadata()
-        found.append(Snapshot(int(about["step"]), float(about["length"]), path))
-    if not found:
+    """The sound ones of a run, by step; those that are damaged are told in a warning.
+
+    Reads every file. Raises UserError where there are none, or none of the last step.
+    """
+    every = _named(folder)
+    if not every:
         raise UserError(f"{folder} has no EMA snapshots: train with train.ema_snapshots=N")
-    return found
+    sound, faults = [], {}
+    for path in every:
+        try:
+            sound.append(_sound(path))
+        except (ValueError, OSError, SafetensorError) as error:
+            faults[path] = f"the EMA snapshot {path} is damaged: {error}"
+            warnings.warn(f"{faults[path]}; it is left out", stacklevel=2)
+    last = max(every.values())
+    if last not in {s.step for s in sound}:
+        said = next(fault for path, fault in faults.items() if every[path] == last)
+        raise UserError(f"{said}; remove those of step {last} to have averages of what came before")
+    return sorted(sound)
 
 
-def overlap(step_a: float, gamma_a: float, step_b: float, gamma_b: float) -> float:
-    """∫ p_a p_b of two profiles that end at their steps: EDM2, eq. 151."""
-    ratio = step_a / step_b
-    power = ratio**gamma_b if step_a < step_b else ratio**-gamma_a
-    scale = (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1)
-    return scale * power / max(step_a, step_b)
+def _fit(kept: Sequence[Snapshot], length: float, step: int) -> tuple[np.ndarray, float]:
+    """Weights (n,) that sum to one, and √(mean of e²): how far their profile is from the wish."""
+    ends = np.array([(s.step, exponent(s.length)) for s in kept] + [(step, exponent(length))])
+    times = np.union1d(np.linspace(0, step, min(step, POINTS) + 1).round(), ends[:, 0])
+    span = np.diff(times, prepend=0.0) / step
+    # weights change once a step, so the integral is a sum over the steps
+    sums = np.minimum(times[:, None] / ends[:, 0], 1.0) ** (ends[:, 1] + 1)
+    sums *= np.sqrt(span)[:, None]
+    last, wish = sums[:, -2], sums[:, -1]
+    found = np.linalg.lstsq(sums[:, :-2] - last[:, None], wish - last, rcond=1e-10)[0]
+    weights = np.append(found, 1 - found.sum())
+    return weights, float(np.linalg.norm(sums[:, :-1] @ weights - wish))
 
 
 def coefficients(kept: Sequence[Snapshot], length: float, step: int) -> np.ndarray:
-    """Weights of the kept averages whose sum has the profile nearest to (length, step)."""
-    ends = [(s.step, exponent(s.length)) for s in kept]
-    gram = np.array([[overlap(*a, *b) for b in ends] for a in ends])
-    target = np.array([overlap(*a, step, exponent(length)) for a in ends])
-    return np.linalg.lstsq(gram, target, rcond=1e-14)[0]
+    """Weights of the kept averages, which sum to one, whose profile is nearest to (length, step).
 
-
-def reconstruct(folder: Path, length: float, step: int | None = None) -> dict[str, Tensor]:
-    """The average of `length` after `step` steps (the last snapshot's unless given), float32.
-
-    Raises UserError for a length or a step that the snapshots in `folder` do not reach.
+    Raises UserError where it is further than WORST.
     """
-    every = snapshots(folder)
-    last = every[-1].step
+    weights, error = _fit(kept, length, step)
+    if error > WORST:
+        near = [f"{other:g}" for other in TRIED if _fit(kept, other, step)[1] <= WORST]
+        raise UserError(
+            f"an EMA of length {length:g} after step {step} cannot be made of the {len(kept)} "
+            f"averages saved up to step {kept[-1].step}: the nearest is off by {error:.1%} of how "
+            f"far the weights come, and {WORST:.1%} is the most; "
+            + (f"lengths that can be had: {', '.join(near)}; " if near else "")
+            + "a smaller train.ema_snapshots reaches more of them"
+        )
+    return weights
+
+
+def averaged(kept: Sequence[Snapshot], length: float, step: int | None = None) -> dict[str, Tensor]:
+    """The average of `length` after `step` steps (the last one's unless given), float32.
+
+    Raises UserError for a length or a step that the snapshots do not reach.
+    """
+    last = kept[-1].step
     step = last if step is None else step
-    if not every[0].step <= step <= last:
-        raise UserError(f"the snapshots in {folder} are of steps {every[0].step} to {last}")
-    kept = [s for s in every if s.step <= step]
+    if not kept[0].step <= step <= last:
+        raise UserError(
+            f"the snapshots in {kept[0].path.parent} are of steps {kept[0].step} to {last}"
+        )
+    kept = [s for s in kept if s.step <= step]
     total: dict[str, Tensor] = {}
     for snapshot, weight in zip(kept, coefficients(kept, length, step), strict=True):
-        for name, value in _tensors(snapshot.path):
+        _, tensors = _read(snapshot.path)
+        if total and {k: v.shape for k, v in tensors.items()} != {
+            k: v.shape for k, v in total.items()
+        }:
+            raise UserError(f"{snapshot.path} is of another network than the snapshots before it")
+        for name, value in tensors.items():
             part = value.double() * weight
             total[name] = total[name] + part if name in total else part
     return {name: value.float() for name, value in total.items()}
 
 
-def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    with safe_open(path, "pt") as file:
-        for name in file.keys():  # noqa: SIM118 - not a mapping
-            yield name, file.get_tensor(name)
+def reconstruct(folder: Path, length: float, step: int | None = None) -> dict[str, Tensor]:
+    """`averaged` of the sound snapshots in `folder`."""
+    return averaged(snapshots(folder), length, step)
