@@ -19,6 +19,7 @@ from ldm.data.example import Source
 from ldm.errors import exits_with_a_sentence
 from ldm.inference import evaluating
 from ldm.training.ema import EMA
+from ldm.training.facts import autoencoder_facts, training_data
 from ldm.training.gradients import average_gradients
 from ldm.training.optim import GuardedStep, learning_rate, optimizer_of
 from ldm.training.preflight import budget, table
@@ -47,12 +48,14 @@ def train(config: Config) -> int:
         adversary_turn = AdversaryTurn(accelerator, adversary, options)
         modules["adversary"], optimizers["adversary"] = adversary, adversary_turn.optimizer
     ema = EMA(vae, options.ema_decay)
-    facts = {
-        "autoencoder.trainable": config.autoencoder.trainable,
-        "autoencoder.train.optimizer": options.optimizer,
-    }
     state = TrainingState(
-        accelerator, run.folder / "checkpoints", modules, optimizers, {"ema": ema}, facts
+        accelerator,
+        run.folder / "checkpoints",
+        modules,
+        optimizers,
+        {"ema": ema},
+        autoencoder_facts(config, vae),
+        training_data(sources["train"]),
     )
     evaluate = Evaluation(run, sources["validation"], objective)
     run.say(table(preflight(run, modules, sources, evaluate, shape)))

@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 import torch
-from diffusers.models import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
-from torch import nn
 
-from autoencoder.cache import LatentCache, Statistics
-from autoencoder.model import configured_autoencoder, latent_shape, standardize
+from autoencoder.cache import LatentCache, cached_latents
+from autoencoder.model import configured_autoencoder, latent_shape
 from ldm.conditioning import Conditioner, build_conditioner
 from ldm.config import Config, SampleConfig, config_from_arguments
 from ldm.data.example import Source
@@ -23,6 +21,7 @@ from ldm.data.repeats import repeated
 from ldm.errors import UserError, exits_with_a_sentence
 from ldm.scheduler_config import Spec
 from ldm.training.ema import EMA
+from ldm.training.facts import latent_diffusion_facts, training_data
 from ldm.training.latent_diffusion import (
     Examples,
     LatentDiffusion,
@@ -35,11 +34,10 @@ from ldm.training.post_hoc_ema import LENGTHS, PowerEMA, forget_after
 from ldm.training.prefetch import prefetched
 from ldm.training.preflight import budget, cut_captions, table
 from ldm.training.run import Run
-from ldm.training.shards import fingerprint
 from ldm.training.state import TrainingState
 from ldm.training.text_cache import TextCache
 from ldm.training.validation import Validation
-from ldm.unet import build_unet
+from ldm.unet import build_unet, refuse_a_lone_unet
 from pipelines.defaults import refuse_interval
 from pipelines.evaluation_parts import FEWEST
 from pipelines.folder import export_refusal
@@ -82,17 +80,7 @@ def train(config: Config) -> int:
     if device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())  # bf16 steps take half the time of fused ones
     model = LatentDiffusion(unet, conditioner, options, spec.schedule).to(device)
-    meant = config.diffusion
-    facts = {
-        "the autoencoder": fingerprint(nn.ModuleList([vae])),  # its weights alone
-        "autoencoder.standardize": config.autoencoder.standardize,
-        "the classes": conditioner.words,
-        "diffusion.prediction": [meant.prediction, meant.prediction_args],
-        "diffusion.schedule": [meant.schedule, meant.schedule_args],
-        "train.optimizer": options.optimizer,
-    }
-    if not conditioner.trainable:
-        facts["the text encoder"] = fingerprint(nn.ModuleList([conditioner.encoder]))
+    facts = latent_diffusion_facts(config, vae, unet, conditioner)
     known = run.earlier_facts(facts).get(STATISTICS)
     latents = cached_latents(config, vae, sources, known)
     facts[STATISTICS] = latents["train"].statistics.figures()
@@ -111,6 +99,7 @@ def train(config: Config) -> int:
         {"ldm": optimizer},
         {"ema": ema, "averages": averages},
         facts,
+        training_data(sources["train"]),
     )
     validate = Validation(run, model, spec, examples)
     pipeline = TextToImagePipeline.from_parts(vae, unet, conditioner, spec, config.sample)
@@ -179,50 +168,6 @@ def refuse_bad_samples(sample: SampleConfig, spec: Spec, conditioner: Conditione
         raise UserError(
             f"sample.prompts: {error}; with sample.prompts=[] the data's first caption serves"
         ) from None
-
-
-def refuse_a_lone_unet(config: Config) -> None:
-    """Raise where a trained U-Net would see another text encoder's words or rescaled latents."""
-    kind = config.conditioning.kind
-    if kind in ("joint", "class"):
-        raise UserError(
-            f"unet.init needs the text encoder it was trained with, and kind={kind} starts anew: "
-            "give conditioning.kind=clip conditioning.path=NAME"
-        )
-    if config.autoencoder.standardize:
-        raise UserError(
-            "unet.init knows its latents as they were, and autoencoder.standardize=true rescales "
-            "them: set it to false"
-        )
-
-
-def cached_latents(
-    config: Config,
-    vae: AutoencoderKL,
-    sources: dict[str, Source],
-    known: dict[str, list[float]] | None,
-) -> dict[str, LatentCache]:
-    """The latents of both sets; `vae` is left standardised, so that it decodes them.
-
-    `known` are the statistics that a resumed run began with: images that have joined its data since
-    must not move the latents under a U-Net that has learned them.
-    """
-    caches: dict[str, LatentCache] = {}
-    statistics = Statistics.of(known) if known else None
-    for name in ("train", "validation"):
-        caches[name] = LatentCache.build(
-            vae,
-            sources[name],
-            config,
-            config.folder / "cache" / name,
-            config.seed,
-            vae.device,
-            caches["train"].statistics if caches else statistics,
-            title=f"encoding the {name} set",
-        )
-    if config.autoencoder.standardize:
-        standardize(vae, *caches["train"].statistics)
-    return caches
 
 
 def keyed_examples(

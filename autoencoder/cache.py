@@ -18,7 +18,7 @@ from diffusers.models import AutoencoderKL
 from torch import Tensor
 
 from autoencoder.encoding import Crops, Encoder
-from autoencoder.model import latent_shape
+from autoencoder.model import latent_shape, standardize
 from ldm.config import Config
 from ldm.core.text import say
 from ldm.data.example import Source
@@ -192,6 +192,35 @@ class LatentCache:
         if measured:
             figures = json.dumps(self.statistics.figures(), indent=2)
             write_atomically(folder / STATISTICS, figures.encode())
+
+
+def cached_latents(
+    config: Config,
+    vae: AutoencoderKL,
+    sources: dict[str, Source],
+    known: dict[str, list[float]] | None,
+) -> dict[str, LatentCache]:
+    """The latents of both sets; `vae` is left standardised, so that it decodes them.
+
+    `known` are the statistics that a resumed run began with: images that have joined its data since
+    must not move the latents under a U-Net that has learned them.
+    """
+    caches: dict[str, LatentCache] = {}
+    statistics = Statistics.of(known) if known else None
+    for name in ("train", "validation"):
+        caches[name] = LatentCache.build(
+            vae,
+            sources[name],
+            config,
+            config.folder / "cache" / name,
+            config.seed,
+            vae.device,
+            caches["train"].statistics if caches else statistics,
+            title=f"encoding the {name} set",
+        )
+    if config.autoencoder.standardize:
+        standardize(vae, *caches["train"].statistics)
+    return caches
 
 
 def _measured(folder: Path) -> Statistics | None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
+from ldm.config import Config
 from ldm.errors import UserError
 from ldm.growth import grown
 from ldm.pretrained import load_pretrained
@@ -101,6 +102,21 @@ def _trained(
     if "layers_per_block" in kwargs:
         unet = grown(unet, kwargs["layers_per_block"])
     return unet.train()
+
+
+def refuse_a_lone_unet(config: Config) -> None:
+    """Raise where a trained U-Net would see another text encoder's words or rescaled latents."""
+    kind = config.conditioning.kind
+    if kind in ("joint", "class"):
+        raise UserError(
+            f"unet.init needs the text encoder it was trained with, and kind={kind} starts anew: "
+            "give conditioning.kind=clip conditioning.path=NAME"
+        )
+    if config.autoencoder.standardize:
+        raise UserError(
+            "unet.init knows its latents as they were, and autoencoder.standardize=true rescales "
+            "them: set it to false"
+        )
 
 
 def parameter_count(model: nn.Module) -> int:

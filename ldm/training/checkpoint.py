@@ -8,18 +8,23 @@ Safetensors and JSON: nothing that is loaded can run code.
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ldm.core import sums
+from ldm.core.sums import MANIFEST
 from ldm.errors import UserError
 
-MANIFEST = "manifest.json"
+STATE, SUFFIX = "state.json", ".safetensors"
 Tensors = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -50,7 +55,40 @@ def _name(step: int) -> str:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_*"), reverse=True)
+    """What has exactly the name of a checkpoint, by its step; all else there is the user's own."""
+    if not folder.is_dir():
+        return []
+    steps = {p: int(p.name[5:]) for p in folder.iterdir() if re.fullmatch(r"step_\d{7,}", p.name)}
+    ours = [path for path, step in steps.items() if path.name == _name(step)]
+    return sorted(ours, key=lambda path: steps[path], reverse=True)
+
+
+def _state(path: Path) -> dict[str, Any] | None:
+    """The state that the checkpoint at `path` holds, if it can be read."""
+    try:
+        state = json.loads((path / STATE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) and isinstance(state.get("step"), int) else None
+
+
+def _foreign(path: Path) -> bool:
+    """Whether somebody else put here what has a checkpoint's name: a link, a file, a renamed copy.
+
+    It is never removed.
+    """
+    if path.is_symlink() or not path.is_dir():
+        return True
+    return (state := _state(path)) is not None and _name(state["step"]) != path.name
+
+
+def _make_way(path: Path) -> None:
+    """Free a name for the checkpoint that is about to have it."""
+    if _foreign(path):
+        free = (path.with_name(f"{path.name}.found_{n}") for n in count(1))
+        path.rename(next(place for place in free if not place.exists()))
+    else:
+        shutil.rmtree(path)
 
 
 def save_checkpoint(
@@ -62,10 +100,10 @@ def save_checkpoint(
     `tensors` maps a file's stem to its named tensors; `state` is anything that JSON can hold.
     """
     final = folder / _name(step)
-    if final.exists():
+    if final.exists() or final.is_symlink():
         if damage(final) is None:  # the keyed randomness makes a second save of a step the same
             return final
-        shutil.rmtree(final)
+        _make_way(final)
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".writing_*"):
         shutil.rmtree(leftover)
@@ -76,7 +114,8 @@ def save_checkpoint(
             {k: v.detach().cpu().contiguous() for k, v in named.items()},
             temporary / f"{stem}.safetensors",
         )
-    (temporary / "state.json").write_text(json.dumps(dict(state, step=step), indent=1))
+    state = {**state, "step": step, "tensors": sorted(tensors)}
+    (temporary / STATE).write_text(json.dumps(state, indent=1))
     files = sorted(temporary.iterdir())
     for file in files:
         _sync(file)
@@ -86,7 +125,7 @@ def save_checkpoint(
     _sync(temporary)
     temporary.rename(final)
     _sync(folder)
-    every = _newest_first(folder)
+    every = [path for path in _newest_first(folder) if path == final or not _foreign(path)]
     first = every.index(final)
     for other in every[:first] + every[first + max(keep, 1) :]:
         shutil.rmtree(other)
@@ -95,15 +134,16 @@ def save_checkpoint(
 
 def damage(path: Path) -> str | None:
     """What is wrong with the checkpoint at `path`, or None where it is whole."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return "its manifest is missing or unreadable"
-    for name, digest in manifest.items():
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        if _sha256(path / name) != digest:
-            return f"{name} does not match its SHA-256"
+    if fault := sums.damage(path):
+        return fault
+    listed, state = sums.read_manifest(path), _state(path)
+    if STATE not in listed or state is None:
+        return f"it has no {STATE}, or not one that can be read"
+    if _name(state["step"]) != path.name:
+        return f"it is of step {state['step']} and was renamed"
+    for stem in state.get("tensors", []):  # which older versions did not write
+        if f"{stem}.safetensors" not in listed:
+            return f"{stem}.safetensors is missing in its manifest"
     return None
 
 
@@ -115,26 +155,35 @@ def load_newest(folder: Path) -> Checkpoint | None:
     """
     paths = _newest_first(folder)
     for path in paths:
-        if fault := damage(path):
-            warnings.warn(f"passing over the checkpoint {path}: {fault}", stacklevel=2)
-            continue
-        state = json.loads((path / "state.json").read_text())
-        tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-        return Checkpoint(state.pop("step"), tensors, state)
+        try:
+            if (fault := damage(path)) is None:
+                return _loaded(path)
+        except (OSError, SafetensorError) as error:
+            fault = f"it cannot be read ({error})"
+        warnings.warn(f"passing over the checkpoint {path}: {fault}", stacklevel=2)
     if paths:
         raise UserError(
-            f"no checkpoint in {folder} is whole; remove that folder to start again from step 0"
+            f"no checkpoint in {folder} is whole: put one back, or remove {folder.parent} to "
+            "begin anew at step 0"
         )
     return None
+
+
+def _loaded(path: Path) -> Checkpoint:
+    state = json.loads((path / STATE).read_bytes())
+    files = sorted(path / name for name in sums.read_manifest(path) if name.endswith(SUFFIX))
+    tensors = {file.name.removesuffix(SUFFIX): load_file(file) for file in files}
+    state.pop("tensors", None)
+    return Checkpoint(state.pop("step"), tensors, state)
 
 
 def newest_state(folder: Path) -> dict[str, Any]:
     """The newest `state` that is whole, whatever became of the tensors; {} where there is none."""
     for path in _newest_first(folder):
         try:
-            manifest, state = json.loads((path / MANIFEST).read_text()), path / "state.json"
-            if manifest[state.name] == _sha256(state):
-                return json.loads(state.read_text())
-        except (OSError, ValueError, KeyError):
+            whole = sums.read_manifest(path).get(STATE) == sums.sha256(path / STATE)
+        except (OSError, ValueError):
             continue
+        if whole and not _foreign(path) and (state := _state(path)) is not None:
+            return state
     return {}

@@ -26,7 +26,8 @@ from ldm.data.quarantine import checked
 from ldm.data.source import NEEDS, Split, open_source
 from ldm.errors import UserError
 from ldm.training.checkpoint import newest_state
-from ldm.training.state import TrainingState, refuse_other_facts
+from ldm.training.facts import refuse_other_facts
+from ldm.training.state import TrainingState
 from ldm.training.tracking import Metrics
 
 PATIENCE = timedelta(hours=24)  # for the process that reads all images while the others wait
@@ -125,11 +126,19 @@ class Run:
         The config is the run's own from here on: a mistaken command before leaves no trace in it.
         """
         start = state.resume()
+        known = self._config_file.exists()
         if self.main:
             save_config(self.config, self._config_file)
+        recorded = self.metrics.resume(start)
         if start:
             self.say(f"resuming after step {start}")
-        self.metrics.resume(start)
+            if state.changes:
+                self.say(f"note: {state.changes}")
+            for file, there in ((self._config_file, known), (self.metrics.path, recorded)):
+                if self.main and not there:
+                    self.say(f"note: {file} was empty or not there and begins anew")
+        elif recorded:
+            self.say(f"note: no checkpoint was saved up to step {recorded}: beginning at step 0")
         return start
 
     def slots(self, epoch: Sequence[int], start: int, shuffle: bool = True) -> Iterator[list[Slot]]:

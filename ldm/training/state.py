@@ -10,8 +10,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ldm.core.files import write_json
 from ldm.errors import UserError
 from ldm.training.checkpoint import Checkpoint, load_newest, save_checkpoint
+from ldm.training.facts import refuse_other_facts
+
+SAVED = "saved.json"  # beside the checkpoints: the step of the last one that was written
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
@@ -46,21 +50,6 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def refuse_other_facts(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UserError where one of `now` is not what the checkpoints in `folder` were made with."""
-    for name, fact in json.loads(json.dumps(now)).items():
-        if name in before and before[name] != fact:
-            raise UserError(
-                f"the checkpoints in {folder} were made with {name} {_short(before[name])}, and "
-                f"this is {_short(fact)}: restore it, or give another name=... for a new run"
-            )
-
-
-def _short(fact: Any) -> str:
-    text = fact if isinstance(fact, str) else json.dumps(fact)
-    return text if len(text) <= 80 else f"{text[:76]} ..."
-
-
 class Average(Protocol):
     """An average of weights, such as the EMA."""
 
@@ -72,7 +61,8 @@ class TrainingState:
     """Modules, their optimizers, averages of the weights and the fp16 scaler of one run.
 
     `facts`, named as a sentence would name them, are what the weights mean nothing without, such as
-    the autoencoder whose latents they are for: JSON, and the same at every resume.
+    the autoencoder whose latents they are for: JSON, and the same at every resume. `data` are
+    fingerprints of what may change between sessions; `changes` then says, once resumed, which did.
     """
 
     def __init__(
@@ -83,9 +73,11 @@ class TrainingState:
         optimizers: Mapping[str, Optimizer],
         averages: Mapping[str, Average],
         facts: Mapping[str, Any],
+        data: Mapping[str, str] | None = None,
     ) -> None:
         self.accelerator, self.folder, self.averages = accelerator, folder, averages
         self.facts = json.loads(json.dumps(facts))
+        self.data, self.changes = dict(data or {}), ""
         self.modules = {k: accelerator.unwrap_model(m) for k, m in modules.items()}
         self.optimizers = optimizers
 
@@ -97,17 +89,25 @@ class TrainingState:
             tensors |= {name: average.state_dict() for name, average in self.averages.items()}
             scaler = self.accelerator.scaler
             state: dict[str, Any] = {"scaler": scaler.state_dict() if scaler else None}
-            state["facts"] = self.facts
+            state |= {"facts": self.facts, "data": self.data}
             save_checkpoint(self.folder, step, tensors, state, keep)
+            write_json(self.folder.with_name(SAVED), {"step": step})
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> int:
         """Take up the newest whole checkpoint; returns its step, 0 where there is none.
 
-        Raises UserError where it does not fit the config's models, or was made of other facts.
+        Raises UserError where it does not fit the config's models, or was made of other facts, and
+        where there were checkpoints and are none any more.
         """
         checkpoint = load_newest(self.folder)
         if checkpoint is None:
+            if (saved := self.folder.with_name(SAVED)).exists():
+                raise UserError(
+                    f"this run saved checkpoints, as {saved} says, and there is none in "
+                    f"{self.folder} any more: put one back under its own name, step_NNNNNNN, or "
+                    f"remove {self.folder.parent} to begin anew at step 0"
+                )
             return 0
         before = checkpoint.state.get("facts", {})
         refuse_other_facts(self.folder, before, {**dict.fromkeys(before), **self.facts})
@@ -115,11 +115,15 @@ class TrainingState:
             self._load(checkpoint)
         except UserError:
             raise
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (LookupError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"the checkpoints in {self.folder} are of another model than this config describes "
                 f"({str(error).splitlines()[0]}); restore the config or give another name=..."
             ) from error
+        then = checkpoint.state.get("data", {})
+        changed = [name for name, now in self.data.items() if then.get(name, now) != now]
+        if changed:
+            self.changes = f"{changed[0]} have changed since step {checkpoint.step}"
         return checkpoint.step
 
     def _load(self, checkpoint: Checkpoint) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ class Metrics:
     def __init__(self, accelerator: Accelerator, path: Path) -> None:
         self.accelerator, self.path = accelerator, path
 
-    def resume(self, step: int) -> None:
-        """Forget what was logged after `step`."""
+    def resume(self, step: int) -> int:
+        """Forget what was logged after `step`; returns the last step that was there, 0 if none."""
         if not (self.accelerator.is_main_process and self.path.exists()):
-            return
+            return 0
         lines = read_metrics(self.path)
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(r) + "\n" for r in lines if r["step"] <= step))
         os.replace(temporary, self.path)
+        return max((r["step"] for r in lines), default=0)
 
     def log(self, step: int, values: Mapping[str, float | str]) -> None:
         """Record `values` at `step`."""
@@ -37,11 +39,23 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
+    """The lines of a metrics.jsonl; a last line cut short by a kill is left out.
+
+    Warns of damaged ones before it, which are left out as well.
+    """
+    *lines, last = path.read_bytes().split(b"\n")
+    records = [_record(line) for line in lines]
+    if bad := sum(record is None for record in records):
+        warnings.warn(f"{bad} of {len(lines)} lines of {path} are damaged: left out", stacklevel=2)
+    return [record for record in (*records, _record(last)) if record is not None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """What a line says, its step and figures or words by name; None where it is damaged."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    return record if all(type(v) in (int, float, str) for v in record.values()) else None

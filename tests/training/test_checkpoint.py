@@ -1,13 +1,15 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from ldm.core.sums import manifest_of
 from ldm.errors import UserError
-from ldm.training.checkpoint import damage, load_newest, save_checkpoint
+from ldm.training.checkpoint import damage, load_newest, newest_state, save_checkpoint
 
 
 def tensors(value: float):
@@ -59,6 +61,84 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, harm):
     assert damage(newest)
     with pytest.warns(UserWarning, match="step_0000002"):
         assert load_newest(tmp_path).step == 1
+
+
+def edited(text: str, **changes) -> str:
+    return json.dumps({k: v for k, v in (json.loads(text) | changes).items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        lambda text: "{}",
+        lambda text: "[]",
+        lambda text: "",
+        lambda text: edited(text, **{"model.safetensors": None}),
+        lambda text: edited(text, **{"state.json": None}),
+        lambda text: edited(text, **{"optimizer.safetensors": "0" * 64}),
+        lambda text: edited(text, **{"state.json": 3}),
+    ],
+    ids=["no file", "a list", "empty", "a file less", "no state", "one more", "no sum"],
+)
+def test_a_manifest_that_does_not_hold_is_damage(tmp_path, manifest):
+    save_checkpoint(tmp_path, 1, tensors(1), {"facts": {}})
+    newest = save_checkpoint(tmp_path, 2, tensors(2), {"facts": {}})
+    (newest / "manifest.json").write_text(manifest((newest / "manifest.json").read_text()))
+    assert damage(newest)
+    with pytest.warns(UserWarning, match="step_0000002"):
+        assert load_newest(tmp_path).step == 1
+    save_checkpoint(tmp_path, 3, tensors(3), {"facts": {}})
+    assert newest_state(tmp_path)["step"] == 3
+
+
+def test_what_passes_its_sum_and_cannot_be_read_is_passed_over(tmp_path):
+    save_checkpoint(tmp_path, 1, tensors(1), {})
+    newest = save_checkpoint(tmp_path, 2, tensors(2), {})
+    (newest / "model.safetensors").write_bytes(b"no tensors")
+    (newest / "manifest.json").unlink()
+    (newest / "manifest.json").write_text(json.dumps(manifest_of(newest)))
+    with pytest.warns(UserWarning, match="step_0000002: it cannot be read"):
+        assert load_newest(tmp_path).step == 1
+
+
+def test_files_that_others_left_in_a_checkpoint_are_not_read(tmp_path):
+    path = save_checkpoint(tmp_path, 1, tensors(1), {})
+    (path / "._model.safetensors").write_bytes(b"of a Mac")
+    (path / "notes.txt").write_text("the best one")
+    assert damage(path) is None and set(load_newest(tmp_path).tensors) == {"model"}
+
+
+STRANGERS = ["step_best", "step_0000006 (copy)", "step_abc", "step_9", "step_00000009", "x_step_9"]
+
+
+def test_copies_and_strays_are_neither_resumed_from_nor_removed(tmp_path):
+    folder = tmp_path / "checkpoints"
+    path = save_checkpoint(folder, 6, tensors(6), {})
+    for name in STRANGERS:
+        shutil.copytree(path, folder / name)
+    (folder / ".DS_Store").write_text("a Mac was here")
+    (folder / "step_0000004").write_text("a file")
+    (folder / "step_0000005").symlink_to(path, target_is_directory=True)
+    shutil.copytree(path, folder / "step_0000009")  # renamed: it is of step 6
+    with pytest.warns(UserWarning, match=r"step_0000009: it is of step 6 and was renamed"):
+        assert load_newest(folder).step == 6
+    assert newest_state(folder)["step"] == 6
+    for step in (7, 8):
+        save_checkpoint(folder, step, tensors(step), {}, keep=1)
+    with pytest.warns(UserWarning, match="renamed"):
+        assert load_newest(folder).step == 8
+    save_checkpoint(folder, 9, tensors(9), {}, keep=1)  # whose name the copy has
+    assert load_newest(folder).step == 9
+    left = {p.name for p in folder.iterdir()}
+    others = {".DS_Store", "step_0000004", "step_0000005", "step_0000009.found_1"}
+    assert left == {*STRANGERS, *others, "step_0000009"}
+    assert damage(folder / "step_best") == "it is of step 6 and was renamed"
+
+
+def test_a_run_of_many_steps_keeps_their_order(tmp_path):
+    for step in (9_999_999, 10_000_000):
+        save_checkpoint(tmp_path, step, tensors(1), {}, keep=1)
+    assert load_newest(tmp_path).step == 10_000_000
 
 
 def test_a_run_never_starts_again_where_checkpoints_exist(tmp_path):

@@ -1,6 +1,7 @@
 """A checkpoint gives an optimizer back its state, bit for bit, in any memory layout."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -71,3 +72,38 @@ def test_a_checkpoint_made_of_other_facts_is_refused(tmp_path):
         UserError, match=r"optimizer muon, and this is adamw: restore it, or give an"
     ):
         state(**made | {"optimizer": "adamw"}).resume()
+
+
+def small_state(folder, data=None):
+    module = nn.Linear(2, 2)
+    optimizers = {"ldm": torch.optim.AdamW(module.parameters())}
+    accelerator = Accelerator(cpu=True)
+    return TrainingState(accelerator, folder, {"ldm": module}, optimizers, {}, {}, data)
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_again_in_silence(tmp_path):
+    folder = tmp_path / "ldm" / "checkpoints"
+    small_state(folder).save(3, keep=1)
+    kept = (folder / "step_0000003").rename(tmp_path / "kept")
+    with pytest.raises(UserError, match=r"saved checkpoints.*none in .*remove .*ldm to begin anew"):
+        small_state(folder).resume()
+    folder.rmdir()
+    with pytest.raises(UserError, match="put one back under its own name"):
+        small_state(folder).resume()
+    folder.mkdir()
+    kept.rename(folder / "step_0000003")
+    assert small_state(folder).resume() == 3
+    shutil.rmtree(tmp_path / "ldm")
+    assert small_state(folder).resume() == 0
+
+
+def test_what_may_change_between_sessions_is_told(tmp_path):
+    small_state(tmp_path, {"the images": "a", "the captions": "b"}).save(3, keep=1)
+    for now, said in [
+        ({"the images": "a", "the captions": "b"}, ""),
+        ({"the images": "a", "the captions": "c"}, "the captions have changed since step 3"),
+        ({"the images": "d", "the captions": "c"}, "the images have changed since step 3"),
+        ({"the prompts": "new in this version"}, ""),
+    ]:
+        state = small_state(tmp_path, now)
+        assert state.resume() == 3 and state.changes == said
