@@ -161,7 +161,7 @@ class Objective(nn.Module):
     def __str__(self) -> str:
         """The terms and their weights."""
         c = self.config
-        terms = [c.reconstruction]
+        terms: list[str] = [c.reconstruction]
         terms += [f"{self.kl:g} KL"] if self.kl else []
         if self.perceptual is not None:
             terms += [f"{c.perceptual:g} {type(self.perceptual).__name__}"]

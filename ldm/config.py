@@ -1,155 +1,135 @@
-"""Everything that can be configured, as one typed tree, and how it is read."""
+"""Everything that can be configured, as one typed tree, and how it is read.
 
+Each field's type says what it may be: `ldm.core.fields` has the marks.
+"""
+
+import codecs
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-from yaml import YAMLError
-
+from ldm.core.document import written
+from ldm.core.fields import Name, Place, Range, check
+from ldm.core.files import write_text
+from ldm.core.settings import Values, built, from_yaml, override
 from ldm.errors import UserError
 
+Where = Annotated[str, Place()]  # a path, or what may be one
+Steps = Annotated[int, Range(0, 10**9)]
+Count = Annotated[int, Range(1, 10**6)]
+Weight = Annotated[float, Range(0, 1e6)]
+Share = Annotated[float, Range(0, 1)]
+Below1 = Annotated[float, Range(0, 1, under=True)]
+Seed = Annotated[int, Range(-(2**63), 2**64, under=True)]  # what torch takes
 
-def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{key}={value!r} is not one of {', '.join(choices)}")
-
-
-def _within(section: str, owner: object, least: float, most: float, *names: str) -> None:
-    """Refuse those of an owner's fields that are given and lie outside [least, most]."""
-    for name in names:
-        value = getattr(owner, name)
-        if value is not None and not least <= value <= most:
-            limit = f"at least {least:g}" if value < least else f"at most {most:g}"
-            raise UserError(f"{section}.{name}={value} must be {limit}")
+MOST_BYTES = 1 << 20  # of a config file
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where captioned images come from and how they become pixels."""
 
-    source: str = "drawn"  # "drawn", an imagefolder, a .parquet or .tar glob, or a Hub data set
-    validation: str | None = None  # its own source; else a split of that name, else held out
-    holdout: float = 0.05  # the fraction held out where there is no validation split
-    size: int | None = None  # use this many images; the drawn set has 20,000 unless told
+    source: Where = "drawn"  # "drawn", an imagefolder, a .parquet or .tar glob, or a Hub data set
+    validation: Where | None = None  # its own source; else a split of that name, else held out
+    holdout: Below1 = 0.05  # the fraction held out where there is no validation split
+    size: Annotated[int, Range(1, 10**9)] | None = (
+        None  # use this many images; the drawn set has 20,000 unless told
+    )
     image: str | None = None  # the image column, found by itself where there is one
     caption: str | None = None  # the caption column (strings, or lists of strings)
     label: str | None = None  # the class column
     streaming: bool = False  # parquet and webdataset only: read in order, never random access
-    resolution: int = 64  # pixels, height and width
-    crop: str = "center"  # center or random
+    resolution: Annotated[int, Range(1, 2**14)] = 64  # pixels, height and width
+    crop: Literal["center", "random"] = "center"
     flip: bool = True  # mirror half of the images
-    workers: int = 2  # processes that decode images
-    repeats: dict[str, int] = field(default_factory=dict)  # stage 2: words of a caption, and how
+    workers: Annotated[int, Range(0, 1024)] = 2  # processes that decode images
+    repeats: dict[str, Annotated[int, Range(1, 10**4)]] = field(
+        default_factory=dict
+    )  # stage 2: words of a caption, and how
     # often an epoch shows the images whose captions hold them
-
-    def __post_init__(self) -> None:
-        for words, count in self.repeats.items():
-            if count < 1:
-                raise UserError(f"data.repeats: {words}={count} must be at least 1")
-        _one_of("data.crop", self.crop, ("center", "random"))
-        _within("data", self, 1, inf, "resolution", "size")
-        _within("data", self, 0, inf, "workers")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """An optimisation run; every count is in optimizer steps."""
 
-    steps: int = 10_000
-    batch_size: int = 64  # global: split over processes and accumulation
-    accumulation: int = 1
-    optimizer: str = "adamw"  # adamw, or muon: fewer steps, each some dearer; the same rates fit
-    learning_rate: float = 1e-4
-    warmup: int = 100
-    decay: str = "cosine"  # cosine (to zero at the last step) or constant
-    betas: tuple[float, float] = (0.9, 0.99)
-    epsilon: float = 1e-8
-    weight_decay: float = 0.01
-    clip: float = 1.0  # largest gradient norm; 0: any
-    ema_decay: float = 0.999
-    ema_snapshots: int = 0  # stage 2: steps between those from which any other EMA can be made
-    mixed_precision: str = "no"  # no, bf16 or fp16
+    steps: Annotated[int, Range(1, 10**9)] = 10_000
+    batch_size: Count = 64  # global: split over processes and accumulation
+    accumulation: Count = 1
+    optimizer: Literal["adamw", "muon"] = (
+        "adamw"  # muon: fewer steps, each some dearer; the same rates fit
+    )
+    learning_rate: Annotated[float, Range(0, 10)] = 1e-4
+    warmup: Steps = 100
+    decay: Literal["cosine", "constant"] = "cosine"  # cosine: to zero at the last step
+    betas: tuple[Below1, Below1] = (0.9, 0.99)
+    epsilon: Annotated[float, Range(0, 1, over=True)] = 1e-8
+    weight_decay: Annotated[float, Range(0, 100)] = 0.01
+    clip: Weight = 1.0  # largest gradient norm; 0: any
+    ema_decay: Below1 = 0.999
+    ema_snapshots: Steps = 0  # stage 2: steps between those from which any other EMA can be made
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False
     compile: bool = False
-    checkpoint_every: int = 1000  # 0: only at the end, as for evaluate_every
-    keep_checkpoints: int = 2
-    evaluate_every: int = 1000
+    checkpoint_every: Steps = 1000  # 0: only at the end, as for evaluate_every
+    keep_checkpoints: Count = 2
+    evaluate_every: Steps = 1000
     tracker: str = "tensorboard"  # any of Accelerate's, or none
-
-    def __post_init__(self) -> None:
-        if self.mixed_precision == "False":  # what YAML makes of a bare no
-            object.__setattr__(self, "mixed_precision", "no")
-
-    def check(self, section: str) -> None:
-        """Raise UserError for a value that cannot be, by its key in `section`."""
-        _one_of(f"{section}.optimizer", self.optimizer, ("adamw", "muon"))
-        _one_of(f"{section}.decay", self.decay, ("cosine", "constant"))
-        _one_of(f"{section}.mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
-        _within(section, self, 1, inf, "steps", "batch_size", "accumulation", "keep_checkpoints")
-        _within(section, self, 0, inf, "learning_rate", "warmup", "weight_decay", "clip")
-        _within(section, self, 0, inf, "checkpoint_every", "evaluate_every", "ema_snapshots")
-        _within(section, self, 0, 1, "ema_decay")
 
 
 @dataclass(frozen=True)
 class AutoencoderLossConfig:
     """Weights of the terms of the autoencoder's loss; 0 leaves a term out."""
 
-    reconstruction: str = "l1"  # l1 or l2
-    kl: float = 1e-6  # per latent element, against a mean per-element reconstruction
-    perceptual: float = 0.0
-    perceptual_network: str = "gradients"  # gradients (no weights needed), lpips, or a folder
-    equivariance: float = 0.0  # half-size latents must decode to the half-size image
-    adversarial: float = 0.0
-    adversarial_kind: str = "hinge"  # hinge or non_saturating
-    adversarial_start: int = 0  # first step at which the generator feels the discriminator;
+    reconstruction: Literal["l1", "l2"] = "l1"
+    kl: Weight = 1e-6  # per latent element, against a mean per-element reconstruction
+    perceptual: Weight = 0.0
+    perceptual_network: Where = "gradients"  # gradients (no weights needed), lpips, or a folder
+    equivariance: Weight = 0.0  # half-size latents must decode to the half-size image
+    adversarial: Weight = 0.0
+    adversarial_kind: Literal["hinge", "non_saturating"] = "hinge"
+    adversarial_start: Annotated[int, Range(-1, 10**9)] = (
+        0  # first step at which the generator feels the discriminator;
+    )
     # -1: when the reconstruction stops improving
-    r1: float = 0.0
-    lecam: float = 0.0
-    input_noise: float = 0.0  # denoising autoencoder: corrupt the input, keep the target clean
-    latent_noise: float = 0.0  # the decoder sees latents that are off by this times |normal|
+    r1: Weight = 0.0
+    lecam: Weight = 0.0
+    input_noise: Weight = 0.0  # denoising autoencoder: corrupt the input, keep the target clean
+    latent_noise: Weight = 0.0  # the decoder sees latents that are off by this times |normal|
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """Stage 1: diffusers' AutoencoderKL, loaded or trained, and how its latents are cached."""
 
-    path: str | None = None  # a folder or Hub name; None: train_autoencoder.py makes it in the run
+    path: Where | None = (
+        None  # a folder or Hub name; None: train_autoencoder.py makes it in the run
+    )
     model: dict[str, Any] = field(default_factory=dict)  # arguments of diffusers' AutoencoderKL
-    init: str | None = None  # train_autoencoder.py fine-tunes this one (a folder or Hub name)
-    trainable: str = "all"  # all or decoder
+    init: Where | None = None  # train_autoencoder.py fine-tunes this one (a folder or Hub name)
+    trainable: Literal["all", "decoder"] = "all"
     standardize: bool = True  # latents to mean 0, std 1 per channel over the whole data set
-    views: int = 1  # cached crops per image where data.crop is random
-    cache_dtype: str = "float32"  # float32 or float16
-    features: str = "random"  # of the reconstructions' Fréchet distance: random, trained:FOLDER,
+    views: Annotated[int, Range(1, 1000)] = 1  # cached crops per image where data.crop is random
+    cache_dtype: Literal["float32", "float16"] = "float32"
+    features: Where = "random"  # of the reconstructions' Fréchet distance: random, trained:FOLDER,
     # inception, dinov2 ...
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-
-    def __post_init__(self) -> None:
-        _one_of("autoencoder.cache_dtype", self.cache_dtype, ("float32", "float16"))
-        _within("autoencoder", self, 1, inf, "views")
 
 
 @dataclass(frozen=True)
 class ConditioningConfig:
     """What the U-Net attends to."""
 
-    kind: str = "joint"  # joint (CLIP architecture, trained along), clip, t5, class or none
-    path: str | None = None  # clip and t5: folder or Hub name
+    kind: Literal["joint", "clip", "t5", "class", "none"] = "joint"  # joint: CLIP's architecture,
+    # trained along
+    path: Where | None = None  # clip and t5: folder or Hub name
     model: dict[str, Any] = field(default_factory=dict)  # joint: arguments of CLIPTextConfig
-    dropout: float = 0.1  # captions dropped for classifier-free guidance
-    cache_dtype: str = "float32"  # of what a frozen encoder makes of the captions, or float16
-
-    def __post_init__(self) -> None:
-        _one_of("conditioning.cache_dtype", self.cache_dtype, ("float32", "float16"))
-        _within("conditioning", self, 0, 1, "dropout")
+    dropout: Share = 0.1  # captions dropped for classifier-free guidance
+    cache_dtype: Literal["float32", "float16"] = "float32"  # of what a frozen encoder makes of them
 
 
 @dataclass(frozen=True)
@@ -177,38 +157,39 @@ class SampleConfig:
     prompts: tuple[str, ...] = ()
     sampler: str = "ddim"
     sampler_args: dict[str, Any] = field(default_factory=dict)  # ddpm's variance, ddim's eta ...
-    num_inference_steps: int = 50
-    guidance_scale: float = 3.0
-    guidance_interval: tuple[float, float] = (0.0, inf)  # of σ/α; outside it, no guidance
+    num_inference_steps: Annotated[int, Range(1, 10**4)] = 50
+    guidance_scale: Annotated[float, Range(0, 1000)] = 3.0
+    guidance_interval: tuple[Annotated[float, Range(0, inf)], Annotated[float, Range(0, inf)]] = (
+        0.0,
+        inf,
+    )  # of σ/α; outside it, no guidance
     grid: str = "trailing"  # which noise levels the sampler visits
-    seed: int = 0
-    images_per_prompt: int = 4
-    quality_samples: int = 0  # images for FD, KID, precision and recall at each evaluation
-    quality_features: str | None = None  # as `ldm evaluate` takes them; none: trained on the data
-
-    def __post_init__(self) -> None:
-        _within("sample", self, 1, inf, "num_inference_steps", "images_per_prompt")
-        _within("sample", self, 0, inf, "quality_samples")
+    seed: Seed = 0
+    images_per_prompt: Annotated[int, Range(1, 1000)] = 4
+    quality_samples: Annotated[int, Range(0, 10**6)] = (
+        0  # images for FD, KID, precision and recall at each evaluation
+    )
+    quality_features: Where | None = None  # as `ldm evaluate` takes them; none: trained on the data
 
 
 @dataclass(frozen=True)
 class Config:
     """One experiment; its run folder is `output`/`name`."""
 
-    name: str = "run"
-    output: str = "runs"
-    seed: int = 0
+    name: Annotated[str, Name()] = "run"
+    output: Where = "runs"
+    seed: Seed = 0
     data: DataConfig = field(default_factory=DataConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
-    unet: dict[str, Any] = field(default_factory=dict)  # arguments of UNet2DConditionModel
+    unet: Annotated[dict[str, Any], Place(inside=("init",))] = field(default_factory=dict)
+    # arguments of UNet2DConditionModel, or init: a trained one
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
 
     def __post_init__(self) -> None:
-        self.train.check("train")
-        self.autoencoder.train.check("autoencoder.train")
+        check(self)
         if self.autoencoder.train.ema_snapshots:
             raise UserError("autoencoder.train.ema_snapshots: snapshots are of stage 2 alone")
 
@@ -217,56 +198,38 @@ class Config:
         return Path(self.output) / self.name
 
 
-def _nearest(key: str) -> str:
-    """The known dotted key that looks most like `key`."""
-
-    def walk(node: object, prefix: str = "") -> list[str]:
-        keys = []
-        for f in fields(node):  # type: ignore[arg-type]
-            keys.append(prefix + f.name)
-            if is_dataclass(child := getattr(node, f.name)):
-                keys += walk(child, prefix + f.name + ".")
-        return keys
-
-    known = walk(Config())
-    by_leaf = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
-    hit = get_close_matches(key, known, 1, 0.6)
-    leaf = get_close_matches(key.rsplit(".", 1)[-1], by_leaf, 1, 0.6)
-    return hit[0] if hit else by_leaf[leaf[0]] if leaf else ", ".join(vars(Config()))
-
-
-def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+def load_config(path: str | Path | None = None, overrides: Sequence[str] | None = None) -> Config:
     """Read a YAML file and `key=value` overrides into a Config.
 
     Raises UserError naming the nearest key for an unknown one, and the field for a bad value.
     """
+    values: Values = {}
+    if path is not None:
+        values = from_yaml(Config, _text_of(Path(path).expanduser()), str(path))
+    for argument in overrides or ():
+        override(Config, values, argument)
+    return built(Config, values)
+
+
+def _text_of(path: Path) -> str:
     try:
-        layers = [OmegaConf.structured(Config)]
-        if path is not None:
-            layers.append(OmegaConf.load(path))
-        for override in overrides or []:
-            if "=" not in override:
-                raise UserError(f"override {override!r} is not of the form key=value")
-        layers.append(OmegaConf.from_dotlist(overrides or []))
-        config = OmegaConf.to_object(OmegaConf.merge(*layers))
-    except ConfigKeyError as error:
-        key = str(error.full_key)
-        raise UserError(f"unknown config key {key!r}; the nearest is {_nearest(key)!r}") from None
-    except OmegaConfBaseException as error:
-        reason = str(error.msg or error).splitlines()[0]
-        where = f"config key {error.full_key!r}" if error.full_key else "the config"
-        raise UserError(f"{where}: {reason}") from None
-    except (OSError, YAMLError) as error:
-        raise UserError(f"cannot read the config {path}: {error}") from None
-    assert isinstance(config, Config)
-    return config
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read the config {path}: {reason}") from None
+    if len(content) > MOST_BYTES:
+        raise UserError(f"{path} is larger than {MOST_BYTES:,} bytes: it is no config")
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8 (byte {error.start})") from None
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved config as YAML, whole or not at all."""
-    partial = path.with_name(f".{path.name}")
-    OmegaConf.save(OmegaConf.create(asdict(config)), partial)
-    partial.replace(path)
+    """Write the config as YAML, whole or not at all."""
+    write_text(path, written(asdict(config)))
 
 
 def config_from_arguments(description: str, arguments: Sequence[str] | None = None) -> Config:

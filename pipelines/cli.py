@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ldm.core.fields import place
 from ldm.core.text import say, shown
 from ldm.errors import UserError, exits_with_a_sentence
 from pipelines import evaluation_commands as evaluation
-from pipelines.arguments import picture, picture_or_folder, positive
+from pipelines.arguments import number, picture, picture_or_folder, positive
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
@@ -57,16 +58,16 @@ def generate(args: Namespace) -> None:
 
 def _generate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("prompts", nargs="*", metavar="PROMPT")
-    parser.add_argument("--model", required=True, metavar="RUN_OR_NAME", help=_MODEL)
+    parser.add_argument("--model", type=place, required=True, metavar="RUN_OR_NAME", help=_MODEL)
     parser.add_argument(
         "--out", type=picture_or_folder, default="out.png", help="a picture, or a folder of them"
     )
     parser.add_argument("--n", type=positive, default=1, help="images for each prompt")
     parser.add_argument("--seed", type=int, help="of the first image; the next has seed + 1")
     parser.add_argument("--steps", type=positive, help="as in the model's folder unless given")
-    parser.add_argument("--guidance-scale", type=float, help="1 or less turns guidance off")
+    parser.add_argument("--guidance-scale", type=number, help="1 or less turns guidance off")
     parser.add_argument(
-        "--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of σ/α"
+        "--guidance-interval", type=number, nargs=2, metavar=("LOW", "HIGH"), help="of σ/α"
     )
     parser.add_argument("--sampler", help="ddim, ddpm, euler, dpmpp_2m, dpmpp_2m_sde ...")
     parser.add_argument("--negative-prompt", metavar="TEXT")
@@ -93,7 +94,7 @@ def adherence(args: Namespace) -> None:
 
 
 def _adherence_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
+    parser.add_argument("run", type=place, metavar="RUN", help="runs/NAME, or NAME")
     parser.add_argument("prompts", nargs="*", metavar="PROMPT")
     parser.add_argument("--n", type=positive, default=100, help="images for each prompt")
     parser.add_argument(
@@ -121,7 +122,7 @@ def push(args: Namespace) -> None:
 
 
 def _push_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
+    parser.add_argument("run", type=place, metavar="RUN", help="runs/NAME, or NAME")
     parser.add_argument("name", metavar="NAME", help="on the Hub: name, or owner/name")
     parser.add_argument("--private", action="store_true")
     parser.add_argument("--license", help="such as mit or cc-by-4.0; that of your images may bind")
@@ -140,7 +141,7 @@ def inspect(args: Namespace) -> None:
 
 
 def _inspect_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
+    parser.add_argument("run", type=place, metavar="RUN", help="runs/NAME, or NAME")
     parser.add_argument("--out", type=picture, help="RUN/curves.png unless given")
 
 
@@ -169,8 +170,8 @@ def explain(args: Namespace) -> None:
 
 def _explain_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", default="a red flower", metavar="PROMPT")
-    parser.add_argument("--model", metavar="RUN_OR_NAME", help=_MODEL)
-    parser.add_argument("--out", default="explained")
+    parser.add_argument("--model", type=place, metavar="RUN_OR_NAME", help=_MODEL)
+    parser.add_argument("--out", type=place, default="explained")
 
 
 class Command(NamedTuple):

@@ -3,9 +3,10 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ldm.core.fields import place
 from ldm.core.text import say
 from ldm.errors import UserError
-from pipelines.arguments import picture
+from pipelines.arguments import number, picture
 
 
 def evaluate(args: Namespace) -> None:
@@ -34,12 +35,15 @@ def evaluate(args: Namespace) -> None:
 
 
 def evaluate_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="RUN_OR_NAME")
-    parser.add_argument("--data", help="a folder, file or Hub name; a run's own data unless given")
+    parser.add_argument("model", type=place, metavar="RUN_OR_NAME")
+    parser.add_argument(
+        "--data", type=place, help="a folder, file or Hub name; a run's own data unless given"
+    )
     parser.add_argument("--caption", metavar="COLUMN", help="of captions, where it is not found")
     parser.add_argument("--samples", type=int, default=500, metavar="N")
     parser.add_argument(
         "--features",
+        type=place,
         metavar="KIND[:WHERE]",
         help="inception, dinov2, clip, open_clip or trained, and a local folder or name",
     )
@@ -48,12 +52,14 @@ def evaluate_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="train a small feature network on the data itself first, where there is none yet",
     )
-    parser.add_argument("--clip", metavar="WHERE", help="open_clip MODEL/WEIGHTS or a folder")
+    parser.add_argument(
+        "--clip", type=place, metavar="WHERE", help="open_clip MODEL/WEIGHTS or a folder"
+    )
     parser.add_argument("--sweep", choices=("quick", "full", "none"), default="quick")
     parser.add_argument("--sweep-samples", type=int, default=100, metavar="N")
     parser.add_argument("--skip", metavar="PART,PART", help="such as likelihood,sweep")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", metavar="FOLDER", help="RUN/evaluation unless given")
+    parser.add_argument("--out", type=place, metavar="FOLDER", help="RUN/evaluation unless given")
 
 
 def report(args: Namespace) -> None:
@@ -69,8 +75,8 @@ def report(args: Namespace) -> None:
 
 
 def report_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
-    parser.add_argument("--out", metavar="FILE", help="RUN/report.html unless given")
+    parser.add_argument("run", type=place, metavar="RUN", help="runs/NAME, or NAME")
+    parser.add_argument("--out", type=place, metavar="FILE", help="RUN/report.html unless given")
     parser.add_argument(
         "--screenshot", type=picture, metavar="FILE", help="a picture of its top, by Chromium"
     )
@@ -84,8 +90,8 @@ def compare(args: Namespace) -> None:
 
 
 def compare_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="runs/NAME, or NAME")
-    parser.add_argument("--out", metavar="FILE", default="compare.html")
+    parser.add_argument("runs", type=place, nargs="+", metavar="RUN", help="runs/NAME, or NAME")
+    parser.add_argument("--out", type=place, metavar="FILE", default="compare.html")
 
 
 def export(args: Namespace) -> None:
@@ -99,12 +105,12 @@ def export(args: Namespace) -> None:
 
 
 def export_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="runs/NAME, or NAME")
+    parser.add_argument("run", type=place, metavar="RUN", help="runs/NAME, or NAME")
     parser.add_argument(
         "--ema",
-        type=float,
+        type=number,
         required=True,
         metavar="LENGTH",
         help="over 0, at most 0.288: 0.1 is about the last tenth of the training",
     )
-    parser.add_argument("--out", metavar="FOLDER", help="RUN/pipeline unless given")
+    parser.add_argument("--out", type=place, metavar="FOLDER", help="RUN/pipeline unless given")

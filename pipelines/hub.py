@@ -1,6 +1,7 @@
 """Publish a pipeline: the stock folder, a picture, and a model card that says what it is."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
@@ -8,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from omegaconf import OmegaConf
 
+from ldm.core.document import written
 from ldm.diffusion.guidance import within
 from ldm.errors import UserError
 from ldm.unet import parameter_count
@@ -184,8 +185,7 @@ def _training(run: RunRecord) -> str:
     ]
     if run.ema_length is None and (figures := _figures(run)):  # they are of training's own EMA
         lines += ["| figure at the last step | value |\n|---|---|\n" + "\n".join(figures)]
-    settings = OmegaConf.to_container(OmegaConf.structured(config))
-    yaml = OmegaConf.to_yaml(OmegaConf.create(_without_folders(settings))).rstrip()
+    yaml = written(_without_folders(asdict(config))).rstrip()
     lines += [f"<details><summary>Configuration</summary>\n\n```yaml\n{yaml}\n```\n\n</details>"]
     return "\n\n".join(lines)
 
@@ -194,7 +194,7 @@ def _without_folders(value: Any) -> Any:
     """Settings with only the name of each absolute path: nobody's folders are published."""
     if isinstance(value, dict):
         return {key: _without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_without_folders(inner) for inner in value]
     if not isinstance(value, str) or "://" in value:
         return value

@@ -95,7 +95,7 @@ class RunRecord:
 def describe(run: RunRecord) -> dict[str, str]:
     """What was trained, on what, and how far, as rows of a table."""
     config, data = run.config, run.config.data
-    text = config.conditioning.kind
+    text: str = config.conditioning.kind
     text += f" from {config.conditioning.path}" if config.conditioning.path else ""
     rows = {
         "run": str(run.folder),

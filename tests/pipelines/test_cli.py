@@ -143,6 +143,20 @@ def test_a_seed_that_torch_has_not_and_data_that_cannot_be_read_get_a_sentence(
     assert "error: none of the 1 images can be read" in capsys.readouterr().err
 
 
+def test_the_home_folder_is_meant_by_a_tilde_in_a_commands_paths(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert main(["inspect", f"~/{run.name}", "--out", "~/home/curves.png"]) == 0
+    assert (run.parent / "home" / "curves.png").is_file()
+
+
+@pytest.mark.parametrize("option", ["--guidance-scale nan", "--guidance-interval 0 nan", "--n 0"])
+def test_what_is_no_number_is_refused_before_anything_is_loaded(option, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", "x", "--model", "m", *option.split()])
+    assert stop.value.code == 2
+    assert f"argument {option.split()[0]}" in capsys.readouterr().err
+
+
 def test_curves_are_drawn_into_a_new_folder(run, tmp_path):
     assert main(["inspect", str(run), "--out", str(tmp_path / "new" / "curves.png")]) == 0
     assert (tmp_path / "new" / "curves.png").is_file()
