@@ -63,7 +63,7 @@ def latent_diffusion_facts(
 def autoencoder_facts(config: Config, vae: nn.Module) -> dict[str, Any]:
     """Those of stage 1; the weights of the loss's terms are no part of them."""
     options, loss = config.autoencoder, config.autoencoder.loss
-    terms = {"reconstruction": loss.reconstruction}
+    terms: dict[str, str] = {"reconstruction": loss.reconstruction}
     if loss.perceptual:
         terms["perceptual_network"] = loss.perceptual_network
     return {
