@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldm.data.captions import read_captions
 from ldm.data.columns import caption_column, label_column, other_captions
-from ldm.data.decoding import decode
+from ldm.data.decoding import VERSION, decode
 from ldm.data.example import Source, digest
 from ldm.errors import UserError
 
@@ -57,7 +57,8 @@ class TableSource(Source):
         self.caption_column = caption_column(
             columns, caption, where, needs == "caption", self.label_column
         )
-        self.image_fingerprint, self.notes = table.fingerprint, table.notes
+        self.image_fingerprint = digest(table.fingerprint, f"decoding {VERSION}")
+        self.notes = table.notes
         self.sequential = table.sequential
         self._captions: list[tuple[str, ...]] | None = None
         if self.caption_column and needs == "caption":

@@ -1,13 +1,19 @@
 import io
+import os
 import pickle
+import struct
+import subprocess
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from pictures import encoded, picture
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from ldm.data import decoding
-from ldm.data.decoding import decode
+from ldm.data.decoding import as_rgb, decode
 from ldm.data.example import BadImage
 
 
@@ -107,20 +113,6 @@ def test_sixteen_bits_are_scaled_not_clipped(kind):
     assert np.array_equal(found[..., 0], found[..., 2])
 
 
-def test_a_dark_sixteen_bit_image_stays_dark():
-    dark = np.full((4, 4), 200, dtype=np.uint16)
-    assert pixels(encoded(Image.fromarray(dark))).max() == 1
-
-
-def test_floats_are_read_by_their_range():
-    ramp = np.linspace(0, 1, 16, dtype=np.float32)[None]
-    assert np.array_equal(
-        pixels(encoded(Image.fromarray(ramp), "TIFF"))[0, :, 0], np.arange(16) * 17
-    )
-    wide = np.array([[0, 100, 255]], dtype=np.float32)
-    assert pixels(encoded(Image.fromarray(wide), "TIFF"))[0, :, 0].tolist() == [0, 100, 255]
-
-
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_the_first_frame_of_an_animation_is_taken(kind):
     frames = [Image.new("RGB", (16, 16), c) for c in ("red", "lime", "blue")]
@@ -165,14 +157,12 @@ def test_flipped_bytes_are_bad_or_decoded_but_nothing_else():
 
 
 def test_a_decompression_bomb_is_bad_and_never_decoded(monkeypatch):
-    bomb = encoded(Image.new("1", (12_000, 12_000)))
-    assert len(bomb) < 100_000
-    monkeypatch.setattr(Image.Image, "convert", None)
-    with pytest.raises(BadImage, match="oversized"):
+    header = b"IHDR" + struct.pack(">II", 15_000, 12_000) + encoded(picture(0))[24:29]
+    start, rest = encoded(picture(0))[:12], encoded(picture(0))[33:]
+    bomb = start + header + struct.pack(">I", zlib.crc32(header)) + rest
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    with pytest.raises(BadImage, match="oversized, 15000x12000"):
         decode(bomb, "it")
-    larger = encoded(Image.new("1", (30_000, 12_000)))
-    with pytest.raises(BadImage, match="oversized"):
-        decode(larger, "it")
 
 
 def test_the_largest_image_is_still_decoded(monkeypatch):
@@ -188,8 +178,78 @@ def test_a_missing_file_is_bad(tmp_path):
 
 
 def test_a_folder_is_bad(tmp_path):
-    with pytest.raises(BadImage):
+    with pytest.raises(BadImage, match="not a file but a folder"):
         decode(tmp_path, "folder")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_or_a_device_is_bad_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", "/dev/zero"):
+        with pytest.raises(BadImage, match="a pipe or a device"):
+            decode(path, "it")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "but PostScript"),
+        (b"\xc5\xd0\xd3\xc6" + bytes(60), "but PostScript"),
+        (b"%PDF-1.7 ...", "but PDF"),
+        (b" <!DOCTYPE html><html>not found</html>", "but a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "but HEIC"),
+        (b"", "is empty"),
+        (b"/* XPM */\nstatic char * x[] = {", "no picture of a kind that is read: JPEG, PNG"),
+        (b"GRIB\0\0\0\0" + bytes(20), "no picture of a kind that is read"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(20), "no picture of a kind that is read"),
+    ],
+)
+def test_only_pictures_are_opened_whatever_their_name(data, told, tmp_path, monkeypatch):
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    (tmp_path / "x.jpg").write_bytes(data)
+    with pytest.raises(BadImage, match=told):
+        decode(tmp_path / "x.jpg", "x.jpg")
+
+
+def test_many_threads_leave_the_filters_of_warnings_as_they_were():
+    damaged = encoded(picture(0), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0" + b"\x12\x01" * 40)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(lambda _: decode(damaged, "it"), range(64)))) == 64
+    assert warnings.filters == before
+
+
+def test_nothing_is_warned_of_while_decoding():
+    damaged = encoded(picture(0), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0" + b"\x12\x01" * 40)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        decode(damaged, "it")
+    assert not told
+
+
+def test_a_giant_jpeg_is_decoded_at_half_its_size(monkeypatch):
+    monkeypatch.setattr(decoding, "MANY_PIXELS", 40 * 30 - 1)
+    whole = picture(0)
+    half = decode(encoded(whole, "JPEG", quality=95), "it")
+    assert half.size == (20, 15)
+    difference = np.asarray(half, int) - np.asarray(whole.resize((20, 15), Image.Resampling.BOX))
+    assert np.abs(difference).mean() < 2
+
+
+def test_as_rgb_is_what_training_sees_and_leaves_the_image_alone():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = picture(0).convert("RGBA")
+    clear.putpixel((0, 0), (9, 9, 9, 0))
+    data = encoded(clear, exif=exif)
+    image = Image.open(io.BytesIO(data))
+    seen = as_rgb(image)
+    assert np.array_equal(np.asarray(seen), pixels(data))
+    assert (seen.mode, seen.size, image.mode, image.size) == ("RGB", (30, 40), "RGBA", (40, 30))
 
 
 def test_a_bad_image_survives_the_way_between_processes():
