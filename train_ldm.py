@@ -20,6 +20,7 @@ from ldm.data.example import Source
 from ldm.data.repeats import repeated
 from ldm.errors import UserError, exits_with_a_sentence
 from ldm.scheduler_config import Spec
+from ldm.schedulers.stock import export_refusal
 from ldm.training.ema import EMA
 from ldm.training.facts import latent_diffusion_facts, training_data
 from ldm.training.latent_diffusion import (
@@ -40,7 +41,6 @@ from ldm.training.validation import Validation
 from ldm.unet import build_unet, refuse_a_lone_unet
 from pipelines.defaults import refuse_interval
 from pipelines.evaluation_parts import FEWEST
-from pipelines.folder import export_refusal
 from pipelines.preview import Preview
 from pipelines.quality import Quality
 from pipelines.text_to_image import TextToImagePipeline

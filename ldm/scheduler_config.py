@@ -20,6 +20,7 @@ from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedul
 from ldm.errors import UserError
 from ldm.scheduler_reader import Options, read_scheduler, spacing, start
 from ldm.scheduler_writer import class_of, divides_by_alpha, write_scheduler
+from ldm.schedulers.another import LEARNED, keeps_grid, of_another_class
 
 # how a class's own grid differs from its name's default
 _OWN = {("UniPCMultistepScheduler", "flow"): {"top": 1 - 1e-6}}
@@ -205,12 +206,22 @@ class Spec:
         )._checked()
 
     @classmethod
-    def from_diffusers(cls, config: Mapping[str, Any]) -> "Spec":
+    def from_diffusers(cls, config: Mapping[str, Any], sampler: str | None = None) -> "Spec":
         """Read a diffusers scheduler config; a missing key takes its class's default.
 
-        Raises UserError naming the class, or the first key whose value is not implemented.
+        With a `sampler`, the same model sampled by that one, whatever class the config is of, on
+        the grid that its class would take over. Raises UserError naming the class, or the first
+        key whose value is not implemented.
         """
-        return cls(**read_scheduler(config), source=dict(config))._checked()
+        if sampler is None:
+            return cls(**read_scheduler(config), source=dict(config))._checked()
+        _named(SAMPLERS, sampler, "sampler")
+        fields = read_scheduler(config if keeps_grid(config) else of_another_class(config, sampler))
+        learned = config.get("variance_type") in LEARNED or fields.get("learned_variance", False)
+        fields |= {"sampler": sampler, "sampler_args": {}, "learned_variance": learned}
+        if sampler == "ddpm" and learned:
+            fields["sampler_args"] = {"variance": "learned"}
+        return cls(**fields)._checked()
 
     def to_diffusers(self) -> Options:
         """The scheduler config with which stock diffusers gives the same samples.

@@ -38,7 +38,10 @@ class _Reader:
         self.name = config.get("_class_name", "")
         if self.name not in _READERS:
             known = ", ".join(_READERS)
-            raise UserError(f"scheduler {self.name!r} is not implemented; there are {known}")
+            raise UserError(
+                f"scheduler {self.name!r} is not implemented; there are {known}; to sample with "
+                'another one, name it: from_pretrained(..., sampler="ddim")'
+            )
         parameters = inspect.signature(getattr(diffusers, self.name).__init__).parameters
         defaults = {k: p.default for k, p in parameters.items() if k != "self"}
         given = {k: v for k, v in config.items() if k in defaults}  # others mean nothing to it
@@ -57,7 +60,7 @@ class _Reader:
         value = repr(self.values[key])
         return UserError(
             f"{self.name}'s {key}={value[:40]} is not implemented; set it otherwise in the "
-            "scheduler config, or use another scheduler"
+            'scheduler config, or sample with another one: from_pretrained(..., sampler="ddim")'
         )
 
 

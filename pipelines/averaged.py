@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
+from ldm.schedulers.stock import export_refusal
 from ldm.training.post_hoc_ema import reconstruct
 from pipelines.defaults import DEFAULTS_FILE, EMA_LENGTH
-from pipelines.folder import export_refusal
 from pipelines.runs import RunRecord
 from pipelines.text_to_image import TextToImagePipeline
 

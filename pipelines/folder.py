@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import asdict
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from ldm.diffusion.guidance import interval_to_json
-from ldm.errors import UserError
-from ldm.scheduler_config import Spec
+from ldm.schedulers.stock import export_refusal as export_refusal
+from ldm.schedulers.stock import stock_scheduler
 from pipelines.defaults import DEFAULTS_FILE, STOCK_DEFAULTS
 
 if TYPE_CHECKING:
@@ -25,46 +24,6 @@ PLACEHOLDER: dict[str, Any] = {
     "clip_sample": False,
     "steps_offset": 1,
 }
-
-
-def as_stock_reads(config: dict[str, Any]) -> dict[str, Any]:
-    """A scheduler config as StableDiffusionPipeline takes it, which rewrites two of its keys.
-
-    Whatever the file says, latents are not clipped and grids are offset by 1.
-    """
-    scheduler = getattr(diffusers, str(config.get("_class_name")), None)
-    accepted = signature(scheduler).parameters if scheduler else ()
-    rewritten = {"clip_sample": False, "steps_offset": 1}
-    return dict(config) | {key: rewritten[key] for key in rewritten if key in accepted}
-
-
-def stock_scheduler(spec: Spec) -> dict[str, Any]:
-    """The scheduler config with which stock pipelines sample as `spec` does.
-
-    Raises UserError, with the reason, where there is none.
-    """
-    config = spec.to_diffusers()
-    if (name := config["_class_name"]).startswith("FlowMatch"):
-        raise UserError(
-            f"stock pipelines cannot run {name}, which samples with {spec.sampler} here; take "
-            "another sampler, such as dpmpp_2m, or another grid, to sample there as well"
-        )
-    written = as_stock_reads(config)
-    if Spec.from_diffusers(written) != Spec.from_diffusers(config):
-        raise UserError(
-            "stock pipelines neither clip latents nor offset their grids by other than 1, and this "
-            "scheduler does: it would sample differently there, so it is not exported"
-        )
-    return written
-
-
-def export_refusal(spec: Spec) -> str | None:
-    """Why stock pipelines cannot sample as `spec` does; None where they can."""
-    try:
-        stock_scheduler(spec)
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def save(pipeline: "LatentPipeline", folder: Path, variant: str | None, stock: bool) -> None:

@@ -17,6 +17,7 @@ from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedules import SCHEDULES
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
+from ldm.scheduler_writer import class_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -480,3 +481,36 @@ def test_a_samplers_options_come_from_the_config_and_reach_the_export():
     assert spec.to_diffusers()["variance_type"] == "fixed_large"
     with pytest.raises(UserError, match="sampler ddpm has no option 'eta'"):
         Spec.from_diffusion_config(DiffusionConfig(), sampler="ddpm", sampler_args={"eta": 1.0})
+
+
+@pytest.mark.parametrize("class_name", ["PNDMScheduler", "A_scheduler_of_tomorrow"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_another_sampler_takes_over_the_model_of_any_class(sampler, class_name):
+    """As diffusers makes a scheduler from the config of another; β and prediction are kept."""
+    betas = torch.linspace(0.001, 0.02, 100, dtype=torch.float64).tolist()
+    config = {"_class_name": class_name, "trained_betas": betas, "num_train_timesteps": 100}
+    config["prediction_type"] = "v_prediction"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PNDM's stand-in is not needed
+        spec = Spec.from_diffusers(config, sampler)
+    assert (spec.sampler, spec.prediction_name, spec.source) == (sampler, "v", None)
+    assert spec.schedule.betas.tolist() == betas
+    made = getattr(diffusers, class_of(sampler, "")).from_config(config)
+    made.set_timesteps(10)
+    labels = [float(spec.schedule.label(level.t)) for level in spec.levels(10)[:-1]]
+    assert labels == pytest.approx(list(dict.fromkeys(made.timesteps.tolist())), abs=1e-4)
+
+
+def test_another_sampler_takes_over_the_grid_that_its_class_knows():
+    config = {"_class_name": DPM, "use_karras_sigmas": True, "solver_order": 3, **LATENT}
+    assert Spec.from_diffusers(config, "euler").grid == "karras"
+    assert Spec.from_diffusers({"_class_name": FLOW_EULER}, "heun").grid == "flow_match"
+
+
+def test_what_is_alien_is_refused_with_the_way_out():
+    with pytest.raises(UserError, match=r'VQDiffusionScheduler.*from_pretrained.*sampler="ddim"'):
+        Spec.from_diffusers({"_class_name": "VQDiffusionScheduler"})
+    with pytest.raises(UserError, match=r"VQDiffusionScheduler.*says nothing of β"):
+        Spec.from_diffusers({"_class_name": "VQDiffusionScheduler"}, "ddim")
+    with pytest.raises(UserError, match="unknown sampler 'plms'"):
+        Spec.from_diffusers({"_class_name": "PNDMScheduler"}, "plms")

@@ -11,8 +11,9 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from ldm.diffusion.guidance import interval_from_json
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
+from ldm.schedulers.stock import as_stock_reads
 from pipelines.defaults import DEFAULTS_FILE, EMA_LENGTH, STOCK_DEFAULTS, StockDefaults
-from pipelines.folder import PLACEHOLDER, as_stock_reads
+from pipelines.folder import PLACEHOLDER
 
 # The same parts under another class; an inpainting U-Net has more input channels and is told so.
 CLASSES = (

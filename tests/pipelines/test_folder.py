@@ -26,8 +26,8 @@ from ldm.diffusion.guidance import EVERYWHERE
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
+from ldm.schedulers.stock import export_refusal
 from pipelines.defaults import STOCK_DEFAULTS
-from pipelines.folder import export_refusal
 from pipelines.runs import run_folder
 from pipelines.text_to_image import TextToImagePipeline
 

@@ -1,0 +1,70 @@
+"""A diffusers scheduler config read for another sampler than its own, as `from_config` does it."""
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+from ldm.errors import UserError
+from ldm.scheduler_writer import class_of
+
+# what says which model it is; the rest says how it is sampled
+_MODEL = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
+_SAMPLED = (
+    "timestep_spacing",
+    "steps_offset",
+    "clip_sample",
+    "clip_sample_range",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+    "set_alpha_to_one",
+    "final_sigmas_type",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "original_inference_steps",
+)
+LEARNED = ("learned", "learned_range")
+
+
+def defaults_of(class_name: str) -> dict[str, Any]:
+    """The options of a diffusers scheduler with their defaults; {} where there is no such class."""
+    import diffusers
+
+    made = getattr(diffusers, class_name, None)
+    parameters = signature(made).parameters if isinstance(made, type) else {}
+    return {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+
+
+def of_another_class(config: Mapping[str, Any], sampler: str) -> dict[str, Any]:
+    """The config of the class that diffusers samples with like `sampler`, for the same model.
+
+    β and prediction are the config's, or its class's defaults where that is known at all; what the
+    config says of grid, clipping and end is kept where the new class knows it too, as when a
+    scheduler is made `from_config` of another. Raises UserError where it has no β.
+    """
+    name, its = class_of(sampler, ""), str(config.get("_class_name", ""))
+    known, own = defaults_of(name), defaults_of(its)
+    if not any(key in config or key in own for key in ("beta_schedule", "trained_betas")):
+        raise UserError(
+            f"scheduler {its!r} says nothing of β in its config, so that no sampler here can take "
+            "its place"
+        )
+    model = {key: config.get(key, own.get(key)) for key in _MODEL if key in config or key in own}
+    sampled = {key: config[key] for key in _SAMPLED if key in config}
+    kept = {k: v for k, v in (model | sampled).items() if k in known}
+    stochastic = {"algorithm_type": "sde-dpmsolver++"} if sampler == "dpmpp_2m_sde" else {}
+    return {"_class_name": name, **kept, **stochastic}
+
+
+def keeps_grid(config: Mapping[str, Any]) -> bool:
+    """Whether the config's levels are its own family's, so that a sampler alone is exchanged."""
+    own = str(config.get("_class_name", "")).startswith(("EDM", "FlowMatch"))
+    return own or bool(config.get("use_flow_sigmas"))
