@@ -20,18 +20,14 @@ from torch import Tensor
 from autoencoder.encoding import Crops, Encoder
 from autoencoder.model import latent_shape, standardize
 from ldm.config import Config
+from ldm.core.files import write_text
+from ldm.core.sums import read_sealed, write_sealed
 from ldm.core.text import say
 from ldm.data.example import Source
 from ldm.errors import UserError
-from ldm.training.shards import (
-    TensorColumn,
-    fingerprint,
-    open_shards,
-    settle,
-    write_atomically,
-)
+from ldm.training.shards import Store, TensorColumn, fingerprint, open_shards
 
-STATISTICS = "statistics.json"
+STATISTICS, KEY = "statistics.json", "of"  # the rows that they are of, among them
 SHARD = 256  # images per file: what an interrupted encoding loses at most
 TOLERATED = 0.01  # the fraction of images that may be quarantined
 
@@ -110,25 +106,32 @@ class LatentCache:
             "dtype": config.autoencoder.cache_dtype,
             "images": source.image_fingerprint,
         }
-        if state.is_main_process and (changed := settle(folder, key)):
+        store = Store(folder, key)
+        if state.is_main_process and (changed := store.settle()):
             say(f"{title}: the latents in {folder} are stale and are made again: {changed}")
         state.wait_for_everyone()
 
         paths = [folder / f"{k:05d}.arrow" for k in range(-(-len(source) // SHARD))]
         mine = range(state.process_index, len(paths), state.num_processes)
-        missing = {k: paths[k] for k in mine if not paths[k].exists()}
+        whole = set(store.whole(paths[k] for k in mine))
+        missing = {k: paths[k] for k in mine if paths[k] not in whole}
         vae.to(device)  # type: ignore[arg-type]  # a decorator of diffusers hides the signature
-        encoder = Encoder(vae, shape, config)
+        encoder = Encoder(vae, shape, config, store)
         encoder.write(crops, missing, SHARD, title, quiet=not state.is_main_process)
         state.wait_for_everyone()
 
         if not config.autoencoder.standardize:
             statistics = _nominal(vae)
         elif statistics is None:
-            statistics = _measured(folder)
-        cache = cls(open_shards(paths), shape, source, statistics)
+            statistics = _measured(store)
+        shards = open_shards(paths)
+        if (rows := sum(map(len, shards))) != len(source):  # of an older version, without sums
+            raise UserError(
+                f"{folder} has {rows} rows for {len(source)} images: remove it to encode them anew"
+            )
+        cache = cls(shards, shape, source, statistics)
         if state.is_main_process:
-            cache._record(folder, measured=statistics is None)
+            cache._record(store, measured=statistics is None)
         if len(cache.quarantine) > TOLERATED * len(source):
             name, reason = cache.quarantine[0]
             raise UserError(
@@ -185,13 +188,12 @@ class LatentCache:
         variance = np.maximum(second / max(count, 1) - mean_over_all**2, 0)
         return Statistics(torch.from_numpy(mean_over_all), torch.from_numpy(np.sqrt(variance)))
 
-    def _record(self, folder: Path, measured: bool) -> None:
+    def _record(self, store: Store, measured: bool) -> None:
         """Leave the statistics and the quarantine beside the shards."""
         named = [json.dumps({"name": n, "reason": r}) + "\n" for n, r in self.quarantine]
-        write_atomically(folder / "quarantine.jsonl", "".join(named).encode())
+        write_text(store.folder / "quarantine.jsonl", "".join(named))
         if measured:
-            figures = json.dumps(self.statistics.figures(), indent=2)
-            write_atomically(folder / STATISTICS, figures.encode())
+            write_sealed(store.folder / STATISTICS, {**self.statistics.figures(), KEY: store.name})
 
 
 def cached_latents(
@@ -223,12 +225,13 @@ def cached_latents(
     return caches
 
 
-def _measured(folder: Path) -> Statistics | None:
-    """What was measured when the rows of this key were first complete."""
+def _measured(store: Store) -> Statistics | None:
+    """What was measured when the rows of this key were first complete, if it is what it was."""
     try:
-        return Statistics.of(json.loads((folder / STATISTICS).read_text()))
-    except FileNotFoundError:
-        return None
+        figures = read_sealed(store.folder / STATISTICS)
+        return Statistics.of(figures) if figures[KEY] == store.name else None
+    except (OSError, ValueError, KeyError):
+        return None  # of an older version, or damaged: the rows give the same again
 
 
 def _nominal(vae: AutoencoderKL) -> Statistics:

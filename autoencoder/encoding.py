@@ -16,7 +16,7 @@ from ldm import keyed
 from ldm.config import Config
 from ldm.data.example import BadImage, Source
 from ldm.data.pixels import to_pixels
-from ldm.training.shards import write_shard
+from ldm.training.shards import Store
 
 
 class Crops(Dataset):
@@ -47,8 +47,10 @@ class Crops(Dataset):
 class Encoder:
     """Writes shards of encoded crops."""
 
-    def __init__(self, vae: AutoencoderKL, shape: tuple[int, ...], config: Config) -> None:
-        self.vae, self.shape = vae, shape
+    def __init__(
+        self, vae: AutoencoderKL, shape: tuple[int, ...], config: Config, store: Store
+    ) -> None:
+        self.vae, self.shape, self.store = vae, shape, store
         self.dtype = np.dtype(config.autoencoder.cache_dtype)
         self.batch = max(1, min(64, 2**22 // config.data.resolution**2 // shape[0]))
         self.workers = config.data.workers
@@ -85,7 +87,7 @@ class Encoder:
                 _, path = next(shard)
                 columns: dict[str, Any] = {k: [row[k] for row in done] for k in self.features}
                 columns["moments"] = np.stack(columns["moments"])
-                write_shard(path, columns, self.features)
+                self.store.write(path, columns, self.features)
                 done = []
         bar.close()
 

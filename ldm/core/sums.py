@@ -66,5 +66,10 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return value
 
 
+def is_sealed(path: Path) -> bool:
+    """Whether a file that `read_sealed` gave back has a sum at all."""
+    return _SUM in json.loads(path.read_bytes())
+
+
 def _sum(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """What a frozen text encoder makes of every distinct caption, computed once."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ldm.conditioning import Conditioner
 from ldm.core.text import say
-from ldm.training.shards import TensorColumn, fingerprint, open_shards, settle, write_shard
+from ldm.training.shards import Store, TensorColumn, fingerprint, open_shards
 
 SHARD = 256  # captions per file
 BATCH = 64
@@ -50,11 +51,14 @@ class TextCache:
             "tokens": conditioner.tokenizer.model_max_length,
             "dtype": dtype,
         }
-        if state.is_main_process and (changed := settle(folder, key)):
-            say(f"the text embeddings in {folder} are stale and are made again: {changed}")
+        store = Store(folder, key)
+        if state.is_main_process:
+            if changed := store.settle():
+                say(f"the text embeddings in {folder} are stale and are made again: {changed}")
+            store.whole(_shards(folder))
         state.wait_for_everyone()
 
-        present = sorted(folder.glob("*.arrow"))
+        present = _shards(folder)
         known = {text for shard in open_shards(present) for text in shard["caption"]}
         lacking = sorted({"", *captions} - known)
         todo = [lacking[start : start + SHARD] for start in range(0, len(lacking), SHARD)]
@@ -77,11 +81,11 @@ class TextCache:
                 embedding=List(Value(dtype), length=int(np.prod(embedding.shape[1:]))),
             )
             columns = {"caption": texts, "embedding": embedding}
-            write_shard(folder / _name(texts), columns, features)
+            store.write(folder / _name(texts), columns, features)
         bar.close()
         state.wait_for_everyone()
         shape = _encode(conditioner, [""]).shape[1:]
-        return cls(sorted(folder.glob("*.arrow")), shape)
+        return cls(_shards(folder), shape)
 
     def __len__(self) -> int:
         return len(self._row)
@@ -94,6 +98,11 @@ class TextCache:
 @torch.inference_mode()
 def _encode(conditioner: Conditioner, texts: list[str]) -> np.ndarray:
     return conditioner.encode(conditioner.tokens(texts)).float().cpu().numpy()
+
+
+def _shards(folder: Path) -> list[Path]:
+    """What `_name` has named; a copy of somebody's is none."""
+    return sorted(p for p in folder.glob("*.arrow") if re.fullmatch("[0-9a-f]{16}", p.stem))
 
 
 def _name(texts: list[str]) -> str:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 
 import pytest
 import torch
@@ -12,13 +14,16 @@ from PIL import Image
 import autoencoder.cache as cache_module
 import autoencoder.encoding as encoding_module
 from autoencoder.cache import LatentCache
-from autoencoder.model import standardize
+from autoencoder.model import build_autoencoder, standardize
 from ldm import keyed
 from ldm.config import load_config
+from ldm.core.sums import read_sealed
 from ldm.data.example import BadImage
 from ldm.data.pixels import to_pixels
 from ldm.errors import UserError
-from ldm.training.shards import RESIDENT_BYTES, TensorColumn, open_shards
+from ldm.training.shards import RESIDENT_BYTES, SEAL, Store, TensorColumn, open_shards
+from tests.autoencoder.conftest import KeptFlowers
+from tests.damage import DAMAGES
 
 SETTINGS = ["data.resolution=32", "data.workers=0"]
 
@@ -120,13 +125,13 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(vae, source, folder, m
     with pytest.raises(KeyboardInterrupt):
         build(vae, source, folder)
     assert sorted(p.name for p in folder.glob("*.arrow")) == ["00000.arrow"]
-    (folder / ".00001.arrow.123").write_bytes(b"half a file of a process that was killed")
+    (folder / ".writing_123_00001.arrow").write_bytes(b"half a file of a process that was killed")
 
     encoded.clear()
     monkeypatch.setattr(encoding_module, "encode_moments", lambda *a: encoded.append(1) or real(*a))
     cache = build(vae, source, folder)
     assert len(encoded) == 2  # the two shards that were missing, each in one batch
-    assert not list(folder.glob(".*.*"))
+    assert not list(folder.glob(".*"))
     noise = torch.randn(40, *cache.shape, generator=torch.manual_seed(0))
     rows = list(range(40)), [0] * 40, [True] * 40
     assert torch.equal(cache.sample(*rows, noise), whole.sample(*rows, noise))
@@ -134,6 +139,94 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(vae, source, folder, m
     encoded.clear()
     build(vae, source, folder)
     assert not encoded  # nothing is done twice
+
+
+def contents(cache) -> tuple:
+    """All that training sees of it."""
+    noise = torch.randn(40, *cache.shape, generator=torch.manual_seed(0))
+    latents = cache.sample(list(range(40)), [0] * 40, [True] * 40, noise)
+    return latents.tolist(), cache.statistics.figures(), cache.quarantine
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """An autoencoder, its cache, and what is in it."""
+    torch.manual_seed(0)
+    vae = build_autoencoder({"block_out_channels": [8, 8, 8], "norm_num_groups": 4})
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache_module, "SHARD", 16)
+        return vae, folder, contents(build(vae, KeptFlowers(40, 32), folder))
+
+
+@pytest.fixture
+def copied(built, folder):
+    shutil.copytree(built[1], folder)
+    return built
+
+
+SHARD_DAMAGES = [(name, "00001.arrow") for name in DAMAGES]
+JSON_DAMAGES = [(name, file) for name in DAMAGES for file in ("key.json", "statistics.json")]
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"), [*SHARD_DAMAGES, *JSON_DAMAGES, ("deleted", "quarantine.jsonl")]
+)
+def test_a_damaged_file_is_noticed_and_made_again(copied, source, folder, capsys, damage, name):
+    vae, whole, expected = copied
+    DAMAGES[damage](folder / name)
+    assert contents(build(vae, source, folder)) == expected
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
+        p.name: p.read_bytes() for p in whole.iterdir()
+    }
+    said = f"{name} is damaged: made again" in capsys.readouterr().out
+    assert said == (damage != "deleted" and name in ("00001.arrow", "key.json"))
+
+
+@pytest.mark.parametrize("by", ["another of its rows", "one of another key", "a folder"])
+def test_a_shard_that_was_replaced_is_made_again(copied, source, folder, capsys, by):
+    vae, _, expected = copied
+    shard = folder / "00001.arrow"
+    if by == "another of its rows":
+        shutil.copy(folder / "00000.arrow", shard)
+    elif by == "a folder":
+        shard.unlink()
+        shard.mkdir()
+    else:
+        rows = [{"name": "x", "reason": None, "moments": [0.0] * 1024}] * 16
+        features = Dataset.from_file(str(shard)).features
+        columns = {k: [row[k] for row in rows] for k in features}
+        Store(folder, {"autoencoder": "another"}).write(shard, columns, features)
+    assert contents(build(vae, source, folder)) == expected
+    assert "00001.arrow is damaged: made again" in capsys.readouterr().out
+
+
+def as_older_versions_left_it(folder) -> None:
+    """Without a sum in any file."""
+    for path in folder.glob("*.arrow"):
+        os.truncate(path, path.stat().st_size - SEAL)
+    for path in folder.glob("*.json"):
+        value = read_sealed(path)
+        path.write_text(json.dumps({k: v for k, v in value.items() if k != "of"}))
+
+
+def test_a_cache_of_an_older_version_is_taken_on_and_sealed(copied, source, folder, monkeypatch):
+    vae, whole, expected = copied
+    as_older_versions_left_it(folder)
+    monkeypatch.setattr(encoding_module, "encode_moments", None)  # nothing is encoded
+    assert contents(build(vae, source, folder)) == expected
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
+        p.name: p.read_bytes() for p in whole.iterdir()
+    }
+
+
+def test_what_an_older_version_left_damaged_is_made_again(copied, source, folder, capsys):
+    vae, _, expected = copied
+    as_older_versions_left_it(folder)
+    DAMAGES["cut"](folder / "00001.arrow")
+    DAMAGES["empty"](folder / "00002.arrow")
+    assert contents(build(vae, source, folder)) == expected
+    assert "00001.arrow is damaged: made again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

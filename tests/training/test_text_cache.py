@@ -1,12 +1,16 @@
 """Text embeddings of a frozen encoder: each caption once, and never those of another encoder."""
 
+import shutil
+
 import pytest
 import torch
 
 import ldm.training.text_cache as text_cache
 from ldm.conditioning import build_conditioner
 from ldm.config import ConditioningConfig
+from ldm.training.shards import Store
 from ldm.training.text_cache import TextCache
+from tests.damage import DAMAGES
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 CAPTIONS = [f"a flower with {n} petals" for n in range(7)]
@@ -57,7 +61,7 @@ def test_another_encoder_makes_them_again_and_it_is_said(conditioner, tmp_path, 
 
 
 def test_an_interrupted_encoding_goes_on(conditioner, tmp_path, encoded, monkeypatch):
-    real = text_cache.write_shard
+    real = Store.write
     written = []
 
     def interrupted(*args):
@@ -65,11 +69,32 @@ def test_an_interrupted_encoding_goes_on(conditioner, tmp_path, encoded, monkeyp
             raise KeyboardInterrupt
         written.append(real(*args))
 
-    monkeypatch.setattr(text_cache, "write_shard", interrupted)
+    monkeypatch.setattr(Store, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         TextCache.build(conditioner, CAPTIONS, tmp_path)
-    monkeypatch.setattr(text_cache, "write_shard", real)
+    monkeypatch.setattr(Store, "write", real)
     encoded.clear()
     cache = TextCache.build(conditioner, CAPTIONS, tmp_path)
     assert len([t for t in encoded if t]) == len(CAPTIONS) - 2  # "" and two captions were there
     assert cache(CAPTIONS).shape == (7, 8, 16)
+
+
+@pytest.mark.parametrize("which", ["key.json", "*.arrow"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_noticed_and_made_again(conditioner, tmp_path, encoded, which, damage):
+    TextCache.build(conditioner, CAPTIONS, tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    DAMAGES[damage](sorted(tmp_path.glob(which))[0])
+    encoded.clear()
+    TextCache.build(conditioner, CAPTIONS, tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    again = set(encoded) - {""}
+    assert len(again) == 0 if which == "key.json" else 2 <= len(again) <= 3
+
+
+def test_a_copy_among_the_shards_is_left_alone(conditioner, tmp_path):
+    TextCache.build(conditioner, CAPTIONS, tmp_path)
+    shard = next(tmp_path.glob("*.arrow"))
+    copy = shutil.copy(shard, tmp_path / f"{shard.stem} (copy).arrow")
+    assert len(TextCache.build(conditioner, CAPTIONS, tmp_path)) == len(CAPTIONS) + 1
+    assert copy.exists()
