@@ -24,6 +24,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from ldm.conditions.tokens import attention_mask, token_count, token_ids
 from ldm.config import ConditioningConfig
 from ldm.core.weights import refuse_bad_weights
 from ldm.errors import UserError
@@ -66,7 +67,7 @@ class Conditioner:
         Raises UserError, naming the nearest one, for a class name that the model does not know.
         """
         texts = ["" if caption is None else caption for caption in captions]
-        ids = self._tokenized(texts).input_ids
+        ids = token_ids(self.tokenizer, texts, self.length)
         if (words := self.words) is not None:
             null = self.tokenizer.convert_tokens_to_ids(NULL)
             for text, (index, *_) in zip(texts, ids.tolist(), strict=True):
@@ -74,28 +75,37 @@ class Conditioner:
                     raise UserError(_unknown_class(text, words))
         return ids
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, L) → context (B, L, D), in the encoder's dtype and on its device."""
+    def encode(self, tokens: Tensor, clip_skip: int | None = None) -> Tensor:
+        """Token ids (B, L) → context (B, L, D), in the encoder's dtype and on its device.
+
+        `clip_skip` leaves out so many of the encoder's last layers, but not its final norm. Raises
+        UserError where it has not as many, or no such norm.
+        """
         mask = None
         if getattr(self.encoder.config, "use_attention_mask", False):
-            mask = _attention_mask(tokens, self.tokenizer)
+            mask = attention_mask(tokens, self.tokenizer)
         with nullcontext() if self.trainable else torch.no_grad():
             device = self.encoder.get_input_embeddings().weight.device
             mask = mask if mask is None else mask.to(device)
-            return self.encoder(tokens.to(device), attention_mask=mask)[0]
+            if clip_skip is None:
+                return self.encoder(tokens.to(device), attention_mask=mask)[0]
+            inner: Any = getattr(self.encoder, "text_model", self.encoder)
+            if not hasattr(inner, "final_layer_norm"):
+                raise UserError(
+                    f"clip_skip={clip_skip} is for CLIP's text models, and this is none"
+                )
+            if clip_skip > (layers := self.encoder.config.num_hidden_layers):
+                raise UserError(
+                    f"clip_skip={clip_skip}, and this model's text encoder has {layers} layers"
+                )
+            told = self.encoder(
+                tokens.to(device), attention_mask=mask, output_hidden_states=True
+            ).hidden_states
+            return inner.final_layer_norm(told[-(clip_skip + 1)])
 
     def truncated(self, caption: str) -> bool:
         """Whether the encoder sees only the beginning of this caption."""
-        return len(self.tokenizer(caption, verbose=False).input_ids) > self.length
-
-    def _tokenized(self, texts: list[str]) -> Any:
-        return self.tokenizer(
-            texts,
-            padding="max_length",
-            max_length=self.length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        return token_count(self.tokenizer, caption) > self.length
 
 
 def build_conditioner(
@@ -254,15 +264,6 @@ def _embedding(config: ConditioningConfig, names: Sequence[str], trainable: bool
         )
     )
     return Conditioner(tokenizer, encoder, trainable)
-
-
-def _attention_mask(tokens: Tensor, tokenizer: Any) -> Tensor:
-    """1 on a caption's own tokens, 0 on the padding that follows: (B, L), int64."""
-    pad = tokens == tokenizer.pad_token_id
-    padding = pad.flip(-1).cumprod(-1).flip(-1)  # the run of pads at the end
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        padding = torch.cat([torch.zeros_like(padding[:, :1]), padding[:, :-1]], 1)  # less its EOS
-    return 1 - padding
 
 
 def _refuse_unknown(

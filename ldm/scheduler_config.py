@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.denoise import Denoiser, boundary, check, clamp, denoiser, threshold
-from ldm.diffusion.grids import GRIDS
+from ldm.diffusion.grids import GRIDS, split
 from ldm.diffusion.learned import Learned
 from ldm.diffusion.loss import Network
 from ldm.diffusion.plane import PREDICTIONS, Level, Prediction, edm
@@ -103,9 +103,21 @@ class Spec:
         return levels
 
     @torch.no_grad()
-    def initial(self, noise: Tensor) -> Tensor:
-        """Standard normal noise, scaled to what the first level expects."""
-        _, alpha, sigma = self.schedule.level(torch.ones((), dtype=torch.float64))
+    def visiting(self, labels: Sequence[float]) -> list[Level]:
+        """The noise levels with these labels, diffusers' `timesteps`, and the last step's end."""
+        table, index = self._visited, torch.tensor(list(labels), dtype=torch.float64)
+        if not isinstance(table, Discrete) or isinstance(self.schedule, Learned):
+            raise UserError(f"timesteps are of a table, and schedule {self.schedule_name} has none")
+        ordered = len(index) > 0 and bool((index.diff() < 0).all())
+        if not ordered or index[-1] < 0 or index[0] >= table.steps:
+            raise UserError(f"timesteps must descend, from at most {table.steps - 1} to 0 or more")
+        return [*split(table.level((index + 1) / table.steps)), self.levels(1)[-1]]
+
+    @torch.no_grad()
+    def initial(self, noise: Tensor, first: Level | None = None) -> Tensor:
+        """Standard normal noise, scaled to what the first level expects, the noisiest if none."""
+        end = torch.ones((), dtype=torch.float64)
+        _, alpha, sigma = self.schedule.level(end) if first is None else first
         std = {"one": 1.0, "sigma": float(sigma), "marginal": math.hypot(alpha, sigma)}
         return std[self.start] * noise
 

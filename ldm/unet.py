@@ -1,7 +1,6 @@
 """The conditional U-Net: diffusers' own class, from a config, with two attention processors."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from difflib import get_close_matches
 from inspect import signature
 from math import gcd
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ldm.config import Config
 from ldm.errors import UserError
 from ldm.growth import grown
+from ldm.models.view import view
 from ldm.pretrained import load_pretrained
 
 # Follow from the latents and the conditioner, so they are not the user's to set.
@@ -124,40 +124,42 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@contextmanager
-def cached_context(unet: UNet2DConditionModel) -> Iterator[None]:
-    """Within, each cross attention projects a context tensor to keys and values once.
+def caching_context(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The same network, in which each cross attention projects a context tensor once.
 
     Exact: a sampling loop passes the same context tensor object at every step, and it is that
-    object which is recognised. Not for training (the projections would go stale).
+    object which is recognised. Not for training (the projections would go stale). `unet` itself
+    stays as it is.
     """
-    stock: dict[str, Any] = dict(unet.attn_processors)
-    caching: dict[str, Any] = {
-        n: CachedContextProcessor() if _is_cross(n) else p for n, p in stock.items()
-    }
-    unet.set_attn_processor(caching)
-    try:
-        yield
-    finally:
-        unet.set_attn_processor(stock)
+    return _processing(unet, lambda name: CachedContextProcessor() if _is_cross(name) else None)
 
 
-@contextmanager
-def perturbed_attention(unet: UNet2DConditionModel, where: str = "mid_block") -> Iterator[None]:
-    """Within, self attention under `where` is the identity: every position attends to itself.
+def perturbing_attention(
+    unet: UNet2DConditionModel, where: str = "mid_block"
+) -> UNet2DConditionModel:
+    """The same network, in which self attention under `where` is the identity.
 
-    The weak network of perturbed-attention guidance (Ahn et al. 2024, arXiv:2403.17377, eq. 15).
+    Every position attends to itself: the weak network of perturbed-attention guidance (Ahn et al.
+    2024, arXiv:2403.17377, eq. 15). `unet` itself stays as it is. Raises UserError where there is
+    no such attention.
     """
-    stock: dict[str, Any] = dict(unet.attn_processors)
-    self_attention = {n for n in stock if n.startswith(where) and n.endswith("attn1.processor")}
-    if not self_attention:
+
+    def identity(name: str) -> Any:
+        perturbed = name.startswith(where) and name.endswith("attn1.processor")
+        return IdentityAttentionProcessor() if perturbed else None
+
+    if not any(map(identity, unet.attn_processors)):
         raise UserError(f"no self attention under {where!r} in this U-Net: name another block")
-    identity: Any = IdentityAttentionProcessor()
-    unet.set_attn_processor({n: identity if n in self_attention else p for n, p in stock.items()})
-    try:
-        yield
-    finally:
-        unet.set_attn_processor(stock)
+    return _processing(unet, identity)
+
+
+def _processing(
+    unet: UNet2DConditionModel, choose: Callable[[str], Any | None]
+) -> UNet2DConditionModel:
+    """A view of `unet` with the processors that are chosen by name; the others stay."""
+    other = view(unet)
+    other.set_attn_processor({n: choose(n) or p for n, p in unet.attn_processors.items()})
+    return other
 
 
 def _is_cross(name: str) -> bool:

@@ -10,9 +10,9 @@ from ldm.errors import UserError
 from ldm.unet import (
     CachedContextProcessor,
     build_unet,
-    cached_context,
+    caching_context,
     parameter_count,
-    perturbed_attention,
+    perturbing_attention,
 )
 
 SHAPE = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 16}
@@ -40,10 +40,10 @@ def test_cached_context_is_exact_and_projects_each_context_once(unet, inputs):
     hooks = [m.to_k.register_forward_hook(lambda *_: calls.append(1)) for m in attentions]
     plain = [unet(x, t, c).sample for c in (context, other)]
     calls.clear()
-    with cached_context(unet):
-        for _ in range(3):
-            for c, expected in zip((context, other), plain, strict=True):
-                assert torch.equal(unet(x, t, c).sample, expected)
+    cached = caching_context(unet)
+    for _ in range(3):
+        for c, expected in zip((context, other), plain, strict=True):
+            assert torch.equal(cached(x, t, c).sample, expected)
     for hook in hooks:
         hook.remove()
     assert len(calls) == 2 * len(attentions)
@@ -56,8 +56,7 @@ def test_cached_context_masks_as_the_stock_processor_does(unet, inputs):
     x, t, context = inputs
     mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]])
     plain = unet(x, t, context, encoder_attention_mask=mask).sample
-    with cached_context(unet):
-        cached = unet(x, t, context, encoder_attention_mask=mask).sample
+    cached = caching_context(unet)(x, t, context, encoder_attention_mask=mask).sample
     assert torch.equal(cached, plain)
     assert not torch.allclose(plain, unet(x, t, context).sample)
 
@@ -66,8 +65,7 @@ def test_cached_context_masks_as_the_stock_processor_does(unet, inputs):
 def test_perturbed_attention_is_diffusers_pag_branch(unet, inputs):
     unet = copy.deepcopy(unet).double()  # rounding depends on the batch
     x, t, context = (v if v.dtype == torch.int64 else v.double() for v in inputs)
-    with perturbed_attention(unet):
-        ours = unet(x, t, context).sample
+    ours = perturbing_attention(unet)(x, t, context).sample
     stock = dict(unet.attn_processors)
     pag = PAGIdentitySelfAttnProcessor2_0()
     chosen = {n for n in stock if n.startswith("mid_block") and "attn1" in n}
@@ -81,14 +79,12 @@ def test_perturbed_attention_is_diffusers_pag_branch(unet, inputs):
 
 
 @torch.no_grad()
-def test_perturbed_attention_works_within_cached_context(unet, inputs):
+def test_perturbed_attention_works_on_cached_context(unet, inputs):
     x, t, context = inputs
-    with perturbed_attention(unet):
-        expected = unet(x, t, context).sample
-    with cached_context(unet):
-        unet(x, t, context)
-        with perturbed_attention(unet):
-            assert torch.equal(unet(x, t, context).sample, expected)
+    expected = perturbing_attention(unet)(x, t, context).sample
+    cached = caching_context(unet)
+    cached(x, t, context)
+    assert torch.equal(perturbing_attention(cached)(x, t, context).sample, expected)
 
 
 def test_defaults_are_small_and_attend_on_all_scales_but_the_coarsest():

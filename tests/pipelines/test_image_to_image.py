@@ -154,5 +154,5 @@ def test_a_wrong_argument_gets_a_sentence(repaint, arguments, sentence):
 def test_a_missing_mask_or_too_many_gets_a_sentence(inpaint):
     with pytest.raises(UserError, match="mask_image is missing"):
         inpaint("rose", image=picture())
-    with pytest.raises(UserError, match="2 masks for 1 images"):
+    with pytest.raises(UserError, match="2 masks for 1 prompts"):
         inpaint("rose", image=picture(), mask_image=[half_mask()] * 2)

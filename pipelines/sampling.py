@@ -1,0 +1,229 @@
+"""How every pipeline samples: prompts as context, the guided network, a call, and decoding."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ldm.conditioning import Conditioner
+from ldm.diffusion.loss import Network
+from ldm.diffusion.samplers import SAMPLERS
+from ldm.errors import UserError
+from ldm.models.view import view
+from ldm.scheduler_config import Spec
+from ldm.unet import caching_context
+from pipelines import pixels
+from pipelines.calls import CHANGEABLE, Begin, Call, Options, Watched
+from pipelines.defaults import MOST_STEPS, Defaults, Guidance, number, numbers, whole
+from pipelines.guided import Told, guided
+from pipelines.pixels import Images, refuse_output_type
+from pipelines.prompts import Prompt, Prompts
+from pipelines.seeds import Draws, generators
+
+log = logging.getLogger(__name__)
+NO_NUMBERS = (
+    "the images that came out are no numbers (NaN or infinite): take a smaller guidance_scale, or "
+    "dtype=torch.bfloat16 or float32 in place of float16"
+)
+
+
+class Sampling(Watched):
+    """What a pipeline does with its parts; each call works on views of them, and changes none."""
+
+    vae: Any
+    unet: Any
+    tokenizer: Any
+    text_encoder: Any
+    spec: Spec
+    defaults: Defaults
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._prompts = Prompts()
+        self._progress: dict[str, Any] = {}
+
+    @property
+    def conditioner(self) -> Conditioner:
+        """The tokenizer and text encoder, as training has them."""
+        return Conditioner(self.tokenizer, self.text_encoder, trainable=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The networks' dtype; the sampler's own arithmetic is float32 whatever it is."""
+        return self.unet.dtype
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, along each side."""
+        return pixels.factor(self.vae)
+
+    def set_progress_bar_config(self, **kwargs: Any) -> None:
+        """Arguments of tqdm, such as `disable=True`."""
+        self._progress = kwargs
+
+    def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+        """(C, h, w) of a picture of this many pixels; None is what the model was trained on."""
+        trained = self.unet.config.sample_size
+        rows, columns = (trained, trained) if isinstance(trained, int) else trained
+        sides = (
+            rows * self.factor if height is None else whole("height", height),
+            columns * self.factor if width is None else whole("width", width),
+        )
+        if any(side % self.factor or side <= 0 for side in sides):
+            given = f"{sides[0]} x {sides[1]}"
+            raise UserError(f"height x width is {given}, and must be multiples of {self.factor}")
+        return self.vae.config.latent_channels, *(side // self.factor for side in sides)
+
+    def settings(
+        self,
+        steps: int | None = None,
+        scale: float | None = None,
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+        pag_scale: float = 0.0,
+    ) -> tuple[int, Guidance]:
+        """Steps and guidance: what a call was told, else what the model's folder says."""
+        own = self.defaults
+        guidance = Guidance(
+            own.guidance_scale if scale is None else scale,
+            own.guidance_interval if interval is None else interval,
+            rescale,
+            pag_scale,
+        )
+        steps = own.num_inference_steps if steps is None else steps
+        return whole("num_inference_steps", steps, high=MOST_STEPS), guidance
+
+    def solver_options(self, sampler: str | None, eta: float) -> dict[str, Any]:
+        """The sampler's own options; raises UserError for a name that is none."""
+        name = sampler or self.spec.sampler
+        if name not in SAMPLERS:
+            raise UserError(f"sampler {name!r} is not one of {', '.join(SAMPLERS)}")
+        eta = number("eta", eta, 0, 1)
+        if eta and name != "ddim":  # as in diffusers
+            log.warning("eta is DDIM's amount of noise, and sampler %s takes no notice of it", name)
+        return {"eta": eta} if eta and name == "ddim" else {}
+
+    def context(
+        self, prompt: Prompt, negative_prompt: Prompt, images: int, guided: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Contexts (B, L, D) of the prompts, each `images` times, and of the negative ones."""
+        positive, negative = self._prompts.encode(
+            self.conditioner, prompt, negative_prompt, images, guided
+        )
+        return positive.to(self.dtype), None if negative is None else negative.to(self.dtype)
+
+    def network(self, positive: Tensor, negative: Tensor | None, guidance: Guidance) -> Network:
+        """The guided U-Net under two contexts, float32 in and out."""
+        told = Told(positive, negative, guidance.scale)
+        return guided(self.unet, self.spec.schedule, told, guidance)
+
+    @torch.no_grad()
+    def run(
+        self,
+        prompt: Prompt,
+        num_inference_steps: int | None,
+        shape: tuple[int, int, int],
+        begin: Callable[[Call], Begin],
+        options: Options,
+    ) -> Any:
+        """One call: latents of `shape` from where they `begin`, to images.
+
+        Whatever it changes is its own: several may run at a time, in threads of their own.
+        """
+        output_type = options.get("output_type") or "pil"
+        refuse_output_type(output_type)
+        spec, sampler, labels = self.spec, options.get("sampler"), options.get("timesteps")
+        if labels is not None:
+            labels = numbers("timesteps", labels)
+        steps, guidance = self.settings(
+            num_inference_steps if labels is None else len(labels),
+            options.get("guidance_scale"),
+            options.get("guidance_interval"),
+            options.get("guidance_rescale", 0.0),
+            options.get("pag_scale", 0.0),
+        )
+        solver = self.solver_options(sampler, options.get("eta", 0.0))
+        levels = spec.levels(steps) if labels is None else spec.visiting(labels)
+        each = options.get("num_images_per_prompt")
+        each = 1 if each is None else whole("num_images_per_prompt", each, 1)
+        positive, negative = self._prompts.encode(
+            self.conditioner,
+            prompt,
+            options.get("negative_prompt"),
+            each,
+            guidance.scale > 1,
+            prompt_embeds=options.get("prompt_embeds"),
+            negative_prompt_embeds=options.get("negative_prompt_embeds"),
+            clip_skip=options.get("clip_skip"),
+        )
+        positive = positive.to(self.device, self.dtype)
+        negative = None if negative is None else negative.to(self.device, self.dtype)
+        count = len(positive)
+        draw = Draws(
+            generators(options.get("seed"), options.get("generator"), count),
+            count,
+            shape,
+            self.device,
+        )
+        told = Told(positive, negative, guidance.scale)
+        call = Call(told, draw, levels, steps, prompts=count // each)
+        start = begin(call)
+        call.steps = len(start.levels) - 1
+        network = guided(caching_context(self.unet), spec.schedule, told, guidance)
+        states = spec.sample(
+            network,
+            start.x,
+            steps,
+            sampler=sampler,
+            noise=draw,
+            levels=start.levels,
+            wrap=start.wrap,
+            **solver,
+        )
+        x = self._walk(states, start, call, options)
+        if start.finish is not None:
+            x = start.finish(x)
+        images = self.images(x, output_type)
+        return images if options.get("return_dict", True) else (images.images, None)
+
+    def _walk(self, states: Iterator[Tensor], start: Begin, call: Call, options: Options) -> Tensor:
+        """Draw every state from a sampler, with progress bar and callback; returns the last."""
+        callback, x = options.get("callback_on_step_end"), start.x
+        names = options.get("callback_on_step_end_tensor_inputs") or ["latents"]
+        names = getattr(callback, "tensor_inputs", names)  # of diffusers' own callbacks
+        if unknown := [name for name in names if name not in CHANGEABLE]:
+            raise UserError(
+                f"callback_on_step_end_tensor_inputs has {unknown[0]!r}, which is not one of "
+                f"{', '.join(CHANGEABLE)}"
+            )
+        bar = {"total": call.steps, "unit": "step", "leave": False} | self._progress
+        with self._watched(call), tqdm(**bar) as progress:
+            for index, (level, x) in enumerate(zip(start.levels[:-1], states, strict=True)):
+                progress.update()
+                if callback is not None:
+                    given = {name: call.changeable(x)[name] for name in names}
+                    call.change(x, callback(self, index, self.spec.schedule.label(level.t), given))
+                if call.interrupt:
+                    break
+        return x
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) as the U-Net knows them → pixels (B, 3, H, W) in [0, 1], float32."""
+        return pixels.decode(view(self.vae), latents)
+
+    def images(self, latents: Tensor, output_type: str) -> Images:
+        """Decoded as "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), or left as "latent".
+
+        Raises UserError where they are no numbers.
+        """
+        found = latents if output_type == "latent" else self.decode(latents)
+        if not bool(found.isfinite().all()):
+            raise UserError(NO_NUMBERS)
+        return Images(found) if output_type == "latent" else pixels.output(found, output_type)
