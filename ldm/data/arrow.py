@@ -14,8 +14,9 @@ from datasets import (
     load_from_disk,
 )
 
-from ldm.data.columns import FILES, IMAGES, VALIDATION_NAMES, find, listed, named
+from ldm.data.columns import FILES, IMAGES, find, listed, named
 from ldm.data.example import BadImage
+from ldm.data.splits import chosen
 from ldm.data.table import Table
 from ldm.errors import UserError
 
@@ -58,11 +59,11 @@ def pick_split(
     """
     if len(splits) == 1:
         return next(iter(splits.values())), False
-    own = next((name for name in VALIDATION_NAMES if name in splits), None)
-    if split == "validation" and own is not None:
-        return splits[own], True
-    if "train" in splits:
-        return splits["train"], own is not None
+    trained, own = chosen(splits, "train"), chosen(splits, "validation")
+    if split == "validation" and own:
+        return splits[own[0]], True
+    if trained:
+        return splits[trained[0]], bool(own)
     raise UserError(f"{where} has no split 'train'; its splits are {listed(splits)}")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ldm.core.text import clean
+from ldm.core.text import clean, is_clean
 from ldm.keyed import integer
 
 
@@ -12,6 +12,12 @@ def read_captions(value: Any) -> tuple[str, ...]:
     values = value if isinstance(value, list | tuple) else [value]
     texts = (clean(text).strip() for text in values if isinstance(text, str))
     return tuple(text for text in texts if text)
+
+
+def has_no_text(value: Any) -> bool:
+    """Whether something in a column's value had to be left out of its captions."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(text, str) and not is_clean(text) for text in values)
 
 
 def choose_caption(captions: Sequence[str], seed: int, step: int, slot: int) -> str | None:

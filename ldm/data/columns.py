@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 
 from ldm.errors import UserError
 
-VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")  # splits, the best first
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "pixel_values", "bytes")
 FILES = ("file_name", "filename", "file", "path", "file_path", "image_path", "image", "img")
+NAMES = (*FILES, "image_name", "image_file", "img_path", "filepath")  # in a table beside images
 CAPTIONS = (  # first what holds all of an image's
     *("captions", "text", "caption", "prompt", "prompts", "txt", "texts", "description"),
     *("descriptions", "sentence", "sentences", "sentences_raw", "title", "alt", "alt_text"),
+    "comment",
 )
 LABELS = (
     *("label", "labels", "class", "class_name", "category", "species", "cls", "fine_label"),
@@ -26,6 +27,12 @@ def find(columns: Iterable[str], names: Sequence[str]) -> str | None:
     columns = sorted(columns, key=lambda column: column.count("."))
     by_name = {_leaf(column): column for column in reversed(columns)}
     return next((by_name[name] for name in names if name in by_name), None)
+
+
+def duplicate(names: Iterable[str]) -> str | None:
+    """The first name that comes a second time, if any does."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
 
 
 def listed(columns: Iterable[str]) -> str:

@@ -59,6 +59,10 @@ class Source(ABC):
     @abstractmethod
     def name(self, index: int) -> str: ...
 
+    def photo(self, index: int) -> str:
+        """What examples of one photo have in common: none of them is held out alone."""
+        return self.name(index)
+
     def __getitem__(self, index: int) -> Example:
         """Everything about one example; raises BadImage."""
         return Example(self.image(index), self.captions(index), self.label(index), self.name(index))
@@ -97,6 +101,9 @@ class _Over(Source):
     def name(self, index: int) -> str:
         return self.source.name(index)
 
+    def photo(self, index: int) -> str:
+        return self.source.photo(index)
+
 
 class Subset(_Over):
     """Some examples of a source, in the order of `indices`."""
@@ -124,6 +131,9 @@ class Subset(_Over):
 
     def name(self, index: int) -> str:
         return self.source.name(self.indices[index])
+
+    def photo(self, index: int) -> str:
+        return self.source.photo(self.indices[index])
 
 
 class CaptionedByLabel(_Over):

@@ -1,153 +1,169 @@
-"""A folder of images: with metadata.jsonl or CSV, with a .txt beside each, or sorted by class."""
+"""A folder of images: with a table beside them, with a text file for each, or sorted by class."""
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
+import os
+import re
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ldm.data.columns import FILES, find, listed, named
-from ldm.data.table import Table
+from ldm.data.listing import Listing, sound
+from ldm.data.metadata import read_metadata
+from ldm.data.sidecars import sidecar_captions
+from ldm.data.splits import Layout, layout
+from ldm.data.table import Table, merged
 from ldm.errors import UserError
 
-RASTERS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-TABLES = (".jsonl", ".csv")
-SUFFIXES = frozenset((*RASTERS, ".ppm", ".pgm", ".avif", ".jp2"))
+ALONE = ((".jsonl", ".csv"), (".tsv",), (".txt",))  # tables of any name; text by its name only
+CAPTIONS = re.compile(r"captions|.+\.token", re.IGNORECASE)  # as Flickr8k's are called
 
 
-def images_in(folder: Path) -> Iterator[Path]:
-    """Every image file below a folder, hidden ones left out, in sorted order."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            yield path
+def open_folder(folder: Path, split: str, file_column: str | None) -> tuple[Table, bool]:
+    """The images of a split of a folder, and whether it has a validation split of its own.
 
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of one metadata file; raises UserError that names the broken line."""
-    try:
-        return _parsed(path)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
-        ) from None
-
-
-def _parsed(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return [{k: v for k, v in row.items() if k} for row in csv.DictReader(file)]
-    rows = []
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number} is not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number} is not a JSON object of columns")
-            rows.append(row)
-    return rows
-
-
-def _metadata_files(folder: Path) -> list[Path]:
-    """metadata.jsonl or metadata.csv at any depth, else the one .jsonl or .csv at the top."""
-    found = sorted(p for p in folder.rglob("metadata.*") if p.suffix in TABLES)
-    if not found:
-        found = sorted(p for p in folder.iterdir() if p.suffix in TABLES)
-        found = found if len(found) == 1 else []
-    return found
+    Without one, both are the images to train on. Raises UserError where there are none.
+    """
+    listing = Listing(folder)
+    splits = layout((path.split(os.sep)[:-1] for path in listing.images), str(folder))
+    own = bool(splits.own("validation"))
+    table = FolderTable(listing, file_column, splits, split if own else "train")
+    return merged(table, table.paths), own
 
 
 class FolderTable(Table):
-    """The images of a folder and what is said about them."""
+    """The images of a folder, or of a split of it, and what is said about them."""
 
     def __init__(
-        self, folder: Path, file_column: str | None = None, split_of: Path | None = None
+        self, listing: Listing, file_column: str | None, splits: Layout, split: str
     ) -> None:
-        self.where = str(folder)
-        files = list(images_in(folder))
-        if not files:
-            raise UserError(f"{folder} holds no images")
-        metadata = _metadata_files(folder)
-        if not metadata and split_of is not None:  # one file at the top may speak of every split
-            metadata = sorted(p for p in split_of.glob("metadata.*") if p.suffix in TABLES)
-        if metadata:
-            self._read_metadata(metadata, files, file_column, split_of is not None)
+        own = splits.own(split)
+        self._folder = listing.folder
+        self._root = own[0] if len(own) == 1 and splits.depth == 0 else ""
+        self.where = str(listing.folder / self._root)
+        self.notes = listing.notes()
+        images = [p for p in listing.images if splits.holds(split, p.split(os.sep)[:-1])]
+        if not images:
+            raise UserError("; ".join((f"{self.where} holds no images", *self.notes)))
+        outside = sum(not splits.covers(path.split(os.sep)[:-1]) for path in listing.images)
+        if outside:
+            self.notes += (
+                f"{outside} of {len(listing.images)} images in {listing.folder} lie beside its "
+                f"splits {', '.join(splits.folders)} and are left out",
+            )
+        tables = _tables(listing, self._root)
+        if tables:
+            self._read_tables(tables, images, listing, file_column, splits, split)
         else:
-            self.files = files
-            self._columns = self._from_files(folder)
+            self.paths = images
+            parents = [splits.without(path.split(os.sep)[:-1]) for path in images]
+            self._columns = self._from_files(parents, listing.others)
         self.columns = tuple(self._columns)
         self.fingerprint = self._fingerprint()
 
-    def _read_metadata(
-        self, metadata: list[Path], files: list[Path], wanted: str | None, inside_only: bool
+    def _read_tables(
+        self,
+        tables: list[str],
+        images: list[str],
+        listing: Listing,
+        file_column: str | None,
+        splits: Layout,
+        split: str,
     ) -> None:
-        self.files = []
+        self.paths = []
         rows: list[dict[str, Any]] = []
-        for path in metadata:
-            these = _rows(path)
-            keys = list(dict.fromkeys(key for row in these for key in row))
-            file_column = named(keys, wanted, str(path), "image") if wanted else find(keys, FILES)
-            if these and file_column is None:
-                raise UserError(
-                    f"{path} does not say which image a row is of: it needs a column 'file_name'; "
-                    f"its columns are {listed(keys)}"
-                )
-            for number, row in enumerate(these, 1):
-                name = row.pop(file_column or "", None)
-                if not isinstance(name, str) or not name:
-                    raise UserError(f"{path}, row {number} has no {file_column!r}")
-                file = path.parent / name
-                if not inside_only or file.is_relative_to(self.where):
-                    self.files.append(file)
-                    rows.append(row)
+        known, others = set(images), set(listing.images).difference(images)
+        for table in tables:
+            names, found = read_metadata(self._folder / table, file_column)
+            self.notes += found.notes
+            folder = os.path.dirname(table)
+            for name, row, line in zip(names, found.values, found.lines, strict=True):
+                path = listing.find(name, folder)
+                if path not in known:
+                    if line in found.short:
+                        raise UserError(
+                            f"{self._folder / table}, line {line} has fewer cells than the header, "
+                            f"and {name!r} is no image: put quotes around text of several lines"
+                        )
+                    away = os.path.isabs(path) or path.startswith(os.pardir)
+                    folders = (table if away else path).split(os.sep)[:-1]  # or its table's
+                    if path in others or not splits.holds(split, folders):
+                        continue
+                self.paths.append(path)
+                rows.append(row)
         columns = dict.fromkeys(key for row in rows for key in row)
         self._columns = {key: [row.get(key) for row in rows] for key in columns}
-        unlisted = len(set(files) - set(self.files))
+        unlisted = len(known.difference(self.paths))
         if unlisted:
-            self.notes = (
-                f"{unlisted} of {len(files)} images in {self.where} are not listed in "
-                f"{metadata[0].name} and are left out",
+            self.notes += (
+                f"{unlisted} of {len(images)} images in {self.where} are not listed in "
+                f"{os.path.basename(tables[0])} and are left out",
             )
 
-    def _from_files(self, folder: Path) -> dict[str, list[Any]]:
-        """Captions from .txt files beside the images; classes from the folders they lie in."""
+    def _from_files(self, parents: list[Sequence[str]], others: list[str]) -> dict[str, list[Any]]:
+        """Captions from files beside the images; classes from the folders they lie in."""
         columns: dict[str, list[Any]] = {}
-        texts = [path.with_suffix(".txt") for path in self.files]
-        if any(text.is_file() for text in texts):
-            columns["text"] = [
-                t.read_text("utf-8", "replace").strip() if t.is_file() else None for t in texts
-            ]
-        parents = [path.relative_to(folder).parent.parts for path in self.files]
-        if all(parents) and len({parts[0] for parts in parents}) > 1:
-            columns["label"] = [parts[0] for parts in parents]
+        texts, notes = sidecar_captions(self._folder, self.paths, others)
+        if texts is not None:
+            columns["text"] = texts
+            self.notes += notes
+        if all(parents) and len({folders[0] for folders in parents}) > 1:
+            columns["label"] = [sound(folders[0]) for folders in parents]
         return columns
 
     def _fingerprint(self) -> str:
         """Names, sizes and times: a changed file is seen without reading every one."""
         digest = blake2b(digest_size=16)
-        for index, path in enumerate(self.files):
+        for index, path in enumerate(self.paths):
             try:
-                stat = path.stat()
+                stat = os.stat(os.path.join(self._folder, path))
                 state = (stat.st_size, stat.st_mtime_ns)
-            except OSError:
+            except (OSError, ValueError):  # no file has NUL in its name
                 state = (-1, -1)
             digest.update(repr((self.name(index), *state)).encode())
         return digest.hexdigest()
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.paths)
 
     def encoded(self, index: int) -> Path:
-        return self.files[index]
+        return self._folder / self.paths[index]
 
     def name(self, index: int) -> str:
-        path = self.files[index]
-        return str(path.relative_to(self.where)) if path.is_relative_to(self.where) else str(path)
+        path = self.paths[index]
+        root = os.path.join(self._root, "")
+        if path.startswith(root):
+            return sound(path[len(root) :])
+        return sound(str(self._folder / path))
 
     def values(self, column: str) -> Sequence[Any]:
         return self._columns[column]
+
+
+def _tables(listing: Listing, root: str) -> list[str]:
+    """metadata.jsonl, .csv ... at any depth, else the one table at the top: of the split in the
+    folder `root`, or of all."""
+    tables = [path for path in listing.others if _is_table(listing.folder / path)]
+    inside = [path for path in tables if path.startswith(os.path.join(root, ""))]
+    top = [path for path in tables if os.sep not in path]
+    for some in (inside, top):
+        if metadata := [path for path in some if _stem(path) == "metadata"]:
+            return metadata
+    for some in ([path for path in inside if path.count(os.sep) == bool(root)], top):
+        for suffixes in ALONE:
+            found = [path for path in some if path.lower().endswith(suffixes)]
+            if found:
+                return found if len(found) == 1 else []
+    return []
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0].lower()
+
+
+def _is_table(path: Path) -> bool:
+    suffix, metadata = path.suffix.lower(), _stem(str(path)) == "metadata"
+    if suffix == ".txt":
+        return CAPTIONS.fullmatch(path.stem) is not None
+    if suffix == ".json":  # a list of rows; others call other things so
+        return metadata and path.read_bytes().lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    return suffix in (".jsonl", ".csv", ".tsv") or (suffix == ".parquet" and metadata)

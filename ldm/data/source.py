@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from ldm.core.text import shown
-from ldm.data.columns import VALIDATION_NAMES
 from ldm.data.drawn import VALIDATION_START, DrawnFlowers
 from ldm.data.example import BadImage, CaptionedByLabel, Captionless, Example, Source, Subset
-from ldm.data.folder import FolderTable, images_in
+from ldm.data.folder import open_folder
+from ldm.data.listing import Listing
 from ldm.data.table import Needs, Table, TableSource
 from ldm.errors import UserError
 from ldm.keyed import uniform
@@ -109,12 +109,19 @@ def _stored(config: DataOptions, split: Split, seed: int, needs: Needs) -> Sourc
         raise UserError(f"{config.source} has a single image: nothing can be held out of it")
     held = max(1, round(config.holdout * len(source)))
     ranked = _ranked(source, seed, "holdout")
+    held = _between_photos([source.photo(i) for i in ranked], held)
     return Subset(source, sorted(ranked[:held] if split == "validation" else ranked[held:]))
 
 
 def _ranked(source: Source, seed: int, purpose: str) -> list[int]:
-    """All indices in an order keyed by name: an image that joins moves few of the others."""
-    return sorted(range(len(source)), key=lambda i: (uniform(seed, purpose, source.name(i)), i))
+    """All indices in an order keyed by photo: an image that joins moves few of the others."""
+    return sorted(range(len(source)), key=lambda i: (uniform(seed, purpose, source.photo(i)), i))
+
+
+def _between_photos(photos: list[str], at: int) -> int:
+    """The first place from `at` on that parts no photo's rows, else the last before it."""
+    places = [i for i in range(1, len(photos)) if photos[i] != photos[i - 1]]
+    return next((i for i in places if i >= at), places[-1] if places else at)
 
 
 def open_table(where: str, split: Split, config: DataOptions) -> tuple[Table, bool]:
@@ -129,21 +136,7 @@ def open_table(where: str, split: Split, config: DataOptions) -> tuple[Table, bo
         return _arrow_table(str(path) if kind else where, kind, split, config)
     if config.streaming:
         raise UserError(NO_STREAM.format(where))
-    splits = _split_folders(path)
-    if "train" not in splits:
-        return FolderTable(path, config.image), False
-    own = next((name for name in VALIDATION_NAMES if name in splits), None)
-    name = own if split == "validation" and own else "train"
-    return FolderTable(path / name, config.image, split_of=path), own is not None
-
-
-def _split_folders(path: Path) -> list[str]:
-    """The folders of a folder that are splits; a lone one among other images is a class's."""
-    folders = [p.name for p in sorted(path.iterdir()) if p.is_dir()]
-    splits = [name for name in folders if name in ("train", *VALIDATION_NAMES)]
-    others = (path / name for name in folders if name not in splits)
-    lone = len(splits) == 1 and any(next(images_in(p), None) for p in others)
-    return [] if lone else splits
+    return open_folder(path, split, config.image)
 
 
 def _kind(where: str, path: Path) -> str | None:
@@ -152,11 +145,9 @@ def _kind(where: str, path: Path) -> str | None:
     if path.is_dir():
         if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return "saved"
-        if next(images_in(path), None) is None:
-            for suffix in by_suffix:
-                if any(path.rglob(f"*{suffix}")):
-                    return "folder"
-        return "images"
+        listing = Listing(path)
+        shards = (file for file in listing.others if file.lower().endswith(tuple(by_suffix)))
+        return "folder" if not listing.images and any(shards) else "images"
     if path.suffix in by_suffix and (path.is_file() or glob(str(path), recursive=True)):
         return by_suffix[path.suffix]
     forms = "a folder of images, a parquet or tar file or a glob of them, or a Hub data set's name"

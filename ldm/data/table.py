@@ -1,14 +1,15 @@
 """A table of images and columns, whatever it is stored in, becomes a source."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
-from ldm.data.captions import read_captions
+from ldm.core.text import clean
+from ldm.data.captions import has_no_text, read_captions
 from ldm.data.columns import caption_column, label_column, other_captions
 from ldm.data.decoding import VERSION, decode
 from ldm.data.example import Source, digest
@@ -37,12 +38,66 @@ class Table(ABC):
     @abstractmethod
     def name(self, index: int) -> str: ...
 
+    def photo(self, index: int) -> str:
+        """What rows of one photo have in common, where they are rows of their own: else a name."""
+        return self.name(index)
+
     @abstractmethod
     def values(self, column: str) -> Sequence[Any]: ...
 
     def class_names(self, column: str) -> tuple[str, ...] | None:
         """What the numbers of a class column mean, where that is stored."""
         return None
+
+
+class Merged(Table):
+    """A table whose rows of one image are one, with what all of them say."""
+
+    def __init__(self, table: Table, rows: list[list[int]]) -> None:
+        self._table, self._rows = table, rows
+        self.where, self.columns, self.class_column = table.where, table.columns, table.class_column
+        self.sequential = table.sequential
+        self.fingerprint = digest(table.fingerprint, rows)
+        self.notes = (
+            *table.notes,
+            f"{len(table):,} rows in {table.where} are of {len(rows):,} images: "
+            "those of one image are read together, with all their captions",
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def encoded(self, index: int) -> str | Path | bytes:
+        return self._table.encoded(self._rows[index][0])
+
+    def name(self, index: int) -> str:
+        return self._table.name(self._rows[index][0])
+
+    def photo(self, index: int) -> str:
+        return self._table.photo(self._rows[index][0])
+
+    def values(self, column: str) -> Sequence[Any]:
+        values = self._table.values(column)
+        return [_together([values[i] for i in rows]) for rows in self._rows]
+
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        return self._table.class_names(column)
+
+
+def merged(table: Table, images: Sequence[Hashable]) -> Table:
+    """The table with one row for each of `images`, which says of which image each row is."""
+    rows: dict[Hashable, list[int]] = {}
+    for index, image in enumerate(images):
+        rows.setdefault(image, []).append(index)
+    return table if len(rows) == len(images) else Merged(table, list(rows.values()))
+
+
+def _together(values: list[Any]) -> Any:
+    """What several rows hold in one column: one value where they agree, else a list of all."""
+    present = [value for value in values if value is not None and value != ""]
+    if all(value == present[0] for value in present[1:]):
+        return present[0] if present else None
+    return [v for value in present for v in (value if isinstance(value, list) else [value])]
 
 
 class TableSource(Source):
@@ -62,7 +117,8 @@ class TableSource(Source):
         self.sequential = table.sequential
         self._captions: list[tuple[str, ...]] | None = None
         if self.caption_column and needs == "caption":
-            self._captions = [read_captions(v) for v in table.values(self.caption_column)]
+            values = table.values(self.caption_column)
+            self._captions = [read_captions(value) for value in values]
             others = other_captions(columns, self.caption_column)
             other = f"; data.caption={others[0]} would read them from there" if others else ""
             if not any(self._captions):
@@ -74,6 +130,11 @@ class TableSource(Source):
                 sum(not captions for captions in self._captions),
                 f"captions in column {self.caption_column!r} of {where} are empty, missing or not "
                 "text: these images train unconditionally",
+            )
+            self._note(
+                sum(map(has_no_text, values)),
+                f"captions in column {self.caption_column!r} of {where} have half characters or "
+                "controls in them, which are left out",
             )
             if other and caption is None:
                 told = f"captions are read from column {self.caption_column!r} of {where}{other}"
@@ -105,6 +166,7 @@ class TableSource(Source):
         if names is not None:
             self.label_names = names
             return [v if isinstance(v, int) and v >= 0 else None for v in values]
+        values = [clean(v) if isinstance(v, str) else v for v in values]
         present = {v for v in values if isinstance(v, str | int) and v != ""}
         # numbers in their own order, not in that of their digits
         names = tuple(str(v) for v in sorted(present, key=lambda v: (isinstance(v, str), v)))
@@ -129,3 +191,6 @@ class TableSource(Source):
 
     def name(self, index: int) -> str:
         return self.table.name(index)
+
+    def photo(self, index: int) -> str:
+        return self.table.photo(index)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from pictures import config, picture, rows
 
-from ldm.data.folder import FolderTable
+from ldm.data.folder import open_folder
 from ldm.data.source import open_source
 from ldm.errors import UserError
 
@@ -88,7 +88,7 @@ def test_a_table_in_another_encoding_gets_a_sentence(folder, name):
     for table in root.glob("metadata.*"):
         table.unlink()
     (root / name).write_bytes("file_name,text\na/000.png,au café\n".encode("cp1252"))
-    with pytest.raises(UserError, match=rf"{name} is not UTF-8 .*: save it as UTF-8"):
+    with pytest.raises(UserError, match=rf"{name}, line 2 is not UTF-8 .*: save it as UTF-8"):
         whole(root)
 
 
@@ -105,7 +105,7 @@ def test_a_line_that_is_not_json_is_named(folder):
 
 def test_a_row_without_a_file_is_named(folder):
     root = folder(2, [{"file_name": "a/000.png", "text": "x"}, {"text": "y"}])
-    with pytest.raises(UserError, match="row 2 has no 'file_name'"):
+    with pytest.raises(UserError, match="line 2 has no 'file_name'"):
         whole(root)
 
 
@@ -199,5 +199,5 @@ def test_an_image_that_is_listed_but_missing_is_bad_when_it_is_read(folder):
 
 
 def test_images_are_listed_in_one_order(folder):
-    table = FolderTable(folder(30))
+    table, _ = open_folder(folder(30), "train", None)
     assert [table.name(i) for i in range(30)] == [f"a/{i:03d}.png" for i in range(30)]

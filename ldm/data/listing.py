@@ -1,0 +1,169 @@
+"""What lies in a folder of images, and how a table's names are found in it."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from unicodedata import normalize
+
+from ldm.errors import UserError
+
+_READ = ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .avif .jp2"
+SUFFIXES = frozenset(_READ.split(" "))
+_OTHERS = (  # what else people have among their images
+    ".heic .heif .hif .avif .jxl .jp2 .j2k .jxr .svg .svgz .psd .psb .ai .eps .ps .pdf .xcf .kra "
+    ".tga .exr .hdr .ico .icns .dds .pcx .qoi .apng .wmf .emf "
+    ".dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .orf .rw2 .raf .raw .pef .srw .x3f .3fr .iiq .gpr "
+    ".mp4 .m4v .mov .avi .mkv .webm .gifv .mpg .mpeg .wmv .3gp"
+)
+UNREAD = frozenset(_OTHERS.split(" ")) - SUFFIXES
+
+
+class Listing:
+    """Every file below a folder, hidden ones left out; folders that are linked are followed.
+
+    A folder that is reached twice is read once, so that no circle of links has an end to find.
+    Paths are relative to the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.twice = 0  # folders that are links to what is here already
+        self.lost = 0  # images that are links to nothing
+        self.closed: list[str] = []  # folders that may not be read
+        images: list[str] = []
+        self.others: list[str] = []
+        for path in self._walk():
+            name = path.rpartition(os.sep)[2]
+            (images if _suffix(name) in SUFFIXES else self.others).append(path)
+        self.images = sorted(images, key=lambda path: path.split(os.sep))
+        self.others.sort(key=lambda path: path.split(os.sep))
+
+    def _walk(self) -> Iterator[str]:
+        seen: set[tuple[int, int]] = set()
+        folders: list[str] = [""]
+        links: list[str] = []
+        while folders or links:
+            linked = not folders
+            if linked:  # what a folder is called without a link counts
+                links.sort(reverse=True)
+            at = links.pop() if linked else folders.pop()
+            place = os.path.join(self.folder, at)
+            try:
+                state = os.stat(place)
+                if (state.st_dev, state.st_ino) in seen:
+                    self.twice += 1
+                    continue
+                seen.add((state.st_dev, state.st_ino))
+                entries = list(os.scandir(place))
+            except OSError as error:
+                if not at:
+                    raise UserError(f"{place} cannot be read: {error.strerror}") from None
+                self.closed.append(at)
+                continue
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                path = os.path.join(at, entry.name)
+                if _is(entry.is_dir):
+                    (links if entry.is_symlink() else folders).append(path)
+                elif _is(entry.is_file):
+                    yield path
+                elif entry.is_symlink() and _suffix(entry.name) in SUFFIXES:
+                    self.lost += 1
+
+    def notes(self) -> tuple[str, ...]:
+        """What a user may not know of the folder, a sentence each."""
+        notes = []
+        suffixes = Counter(_suffix(path) for path in self.others)
+        unread = {k: n for k, n in suffixes.most_common() if k in UNREAD}
+        if unread:
+            kinds = ", ".join(f"{n:,} {kind}" for kind, n in unread.items())
+            notes.append(f"{kinds} in {self.folder} cannot be read and are left out")
+        if self.twice:
+            notes.append(
+                f"{self.twice} linked folders in {self.folder} lead to folders that are there "
+                "already, and are left out"
+            )
+        if self.lost:
+            notes.append(f"{self.lost} images in {self.folder} are links that lead nowhere")
+        if self.closed:
+            notes.append(
+                f"{len(self.closed)} folders in {self.folder} may not be read and are left out, "
+                f"first {self.closed[0]}"
+            )
+        return tuple(notes)
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.images)
+
+    @cached_property
+    def _alike(self) -> dict[str, str | None]:
+        """The only path of each spelling; None where several are spelt alike."""
+        alike: dict[str, str | None] = {}
+        for path in self.images:
+            key = _spelling(path)
+            alike[key] = path if key not in alike else None
+        return alike
+
+    @cached_property
+    def _bare(self) -> dict[str, str | None]:
+        """The only path that ends in each name; None where several do."""
+        bare: dict[str, str | None] = {}
+        for path in self.images:
+            key = _spelling(path.rpartition(os.sep)[2])
+            bare[key] = path if key not in bare else None
+        return bare
+
+    def find(self, name: str, beside: str) -> str:
+        """The path of the image that a table in the folder `beside` calls `name`.
+
+        Exactly so; else with slashes for backslashes, in another Unicode form or in another case;
+        else, for a name without a folder, wherever below `beside` the one image of that name is.
+        A path that leaves the folder begins with "../" or is absolute. Where there is no such file,
+        it is the path where it should be.
+        """
+        path = os.path.join(beside, name)
+        if path in self._known:
+            return path
+        tried = [name, name.strip().replace("\\", "/")]
+        tried += [normalize(form, tried[1]) for form in ("NFC", "NFD")]
+        paths = [self._inside(os.path.normpath(os.path.join(beside, each))) for each in tried]
+        for path in paths:
+            if path in self._known or os.path.isfile(os.path.join(self.folder, path)):
+                return path
+        found = self._alike.get(_spelling(paths[1]))
+        if found is None and "/" not in tried[1]:
+            found = self._bare.get(_spelling(tried[1]))
+            if found is not None and not found.startswith(os.path.join(beside, "")):
+                found = None
+        return found or paths[0]
+
+    def _inside(self, path: str) -> str:
+        """An absolute path relative to the folder, where it lies in it."""
+        if not os.path.isabs(path):
+            return path
+        relative = os.path.relpath(path, self.folder)
+        return path if relative.startswith("..") else relative
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError:  # a circle of links, a folder that may not be read
+        return False
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _spelling(path: str) -> str:
+    return normalize("NFC", path.replace("\\", "/")).casefold()
+
+
+def sound(name: str) -> str:
+    r"""A file's name as text: a byte that is not UTF-8 is written \udc80 to \udcff."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
