@@ -74,7 +74,7 @@ def screenshot(
         if not raw.is_file():
             raise UserError(f"the browser {browser()} made no picture of {page}")
         out.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(raw) as picture:
+        with Image.open(raw, formats=("PNG",)) as picture:
             picture.convert("RGB").save(out)
     return out
 

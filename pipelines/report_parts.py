@@ -86,7 +86,7 @@ MOST_POINTS = 400
 
 def webp(path: Path, widest: int = 1200) -> str:
     """A picture as a data URI; a tenth of a PNG's size."""
-    with Image.open(path) as opened:
+    with Image.open(path, formats=("PNG",)) as opened:
         image = opened.convert("RGB")
     if image.width > widest:
         image = image.resize((widest, round(image.height * widest / image.width)))
@@ -99,7 +99,7 @@ def picture(path: Path, said: str) -> str:
     """A picture with its caption; nothing where there is no such file."""
     if not path.is_file():
         return ""
-    with Image.open(path) as opened:
+    with Image.open(path, formats=("PNG",)) as opened:
         kind = "picture small" if opened.width < 640 else "picture"
     image = f'<img class="{kind}" src="{webp(path)}" alt="{escape(said)}">'
     return f"<figure>{image}<figcaption>{escape(said)}</figcaption></figure>"

@@ -9,7 +9,6 @@ from datasets import (
     DatasetDict,
     Features,
     Image,
-    IterableDataset,
     load_dataset,
     load_from_disk,
 )
@@ -49,9 +48,7 @@ def load_splits(where: str, kind: str | None, streaming: bool) -> Mapping[str, A
     return data
 
 
-def pick_split(
-    splits: Mapping[str, Any], split: str, where: str
-) -> tuple[Dataset | IterableDataset, bool]:
+def pick_split(splits: Mapping[str, Any], split: str, where: str) -> tuple[Any, bool]:
     """The data of a split, and whether there is a validation split of its own.
 
     Without one, both are the training split, which a lone split is by any name. Raises UserError

@@ -13,6 +13,7 @@ from ldm.data.example import BadImage, CaptionedByLabel, Captionless, Example, S
 from ldm.data.folder import open_folder
 from ldm.data.listing import Listing
 from ldm.data.table import Needs, Table, TableSource
+from ldm.data.tars import TarTable, tar_files
 from ldm.errors import UserError
 from ldm.keyed import uniform
 
@@ -167,6 +168,10 @@ def _arrow_table(
     from ldm.data.stream import StreamTable
 
     streaming = config.streaming and kind != "saved"
+    if shards := tar_files(where, kind):
+        files, own = pick_split(shards, split, where)
+        size = config.size if streaming else None
+        return TarTable(files, where, config.image, size, sequential=streaming), own
     splits = load_splits(where, kind, streaming)
     data, own = pick_split(splits, split, where)
     if streaming:

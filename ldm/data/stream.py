@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from datasets import Image, IterableDataset
+from datasets import IterableDataset
 
 from ldm.data.arrow import DatasetTable, encoded_image, value_at
 from ldm.data.example import BadImage
@@ -26,9 +26,7 @@ class StreamTable(DatasetTable):
     ) -> None:
         features = data.features or data._resolve_features().features
         super().__init__(features, where, image)
-        if any(isinstance(kind, Image) for kind in features.values()):
-            data = data.decode(False)
-        self._data = data
+        self._data = data = data.decode(False)  # also of images that lie in lists
         self._values: dict[str, list[Any]] = {column: [] for column in self.columns}
         self._reader: Iterator[dict[str, Any]] = iter(())
         self._process, self._next = -1, 0
