@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-BACKGROUND, INK = (255, 255, 255), (30, 30, 30)
+from pipelines.lettering import Lettering
+
+BACKGROUND = (255, 255, 255)
 GAP = 6  # pixels between images
 
 
@@ -26,10 +28,10 @@ def captioned_grid(
     width = cell or first.width * max(1, factor)
     height = round(first.height * width / first.width)
     size = max(13, min(28, round(width * 0.11)))
-    font = ImageFont.load_default(size)
+    lettering = Lettering(size)
     total = columns * (width + GAP) + GAP
 
-    headings = [_wrapped(text, font, total - 2 * GAP) for text, _ in rows]
+    headings = [lettering.lines(text, total - 2 * GAP) for text, _ in rows]
     line = round(1.4 * size)
     heights = [
         len(heading) * line + -(-len(images) // columns) * (height + GAP) + GAP
@@ -40,7 +42,7 @@ def captioned_grid(
     top = GAP
     for heading, (_, images), row_height in zip(headings, rows, heights, strict=True):
         for number, text in enumerate(heading):
-            draw.text((GAP, top + number * line), text, fill=INK, font=font)
+            lettering.draw(draw, (GAP, top + number * line), text)
         start = top + len(heading) * line
         for index, image in enumerate(images):
             row, column = divmod(index, columns)
@@ -55,23 +57,6 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     whole = size[0] % image.width == 0 and size[1] % image.height == 0
     method = Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
     return image if image.size == size else image.resize(size, method)
-
-
-def _wrapped(
-    text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int
-) -> list[str]:
-    """Lines no wider than `width` pixels, broken at spaces where possible; [] for no text."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-            continue
-        lines.append("")
-        for character in word:
-            if lines[-1] and font.getlength(lines[-1] + character) > width:
-                lines.append("")
-            lines[-1] += character
-    return lines
 
 
 def tiled(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
