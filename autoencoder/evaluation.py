@@ -12,6 +12,7 @@ from autoencoder.latents import decode, encode_moments
 from autoencoder.objective import Objective
 from autoencoder.perceptual import ssim
 from ldm import keyed
+from ldm.core.files import write_text, written
 from ldm.data.example import Source
 from ldm.data.pixels import pixels_of
 from ldm.errors import UserError
@@ -113,12 +114,11 @@ class Evaluation:
             record[f"verdict/{verdict.name}"] = str(verdict)
         self.run.metrics.log(step, record)
         if self.run.main:
-            folder = self.run.folder / "samples"
-            folder.mkdir(parents=True, exist_ok=True)
-            self.picture(vae).save(folder / f"step_{step:07d}.png")
+            with written(self.run.folder / "samples" / f"step_{step:07d}.png") as file:
+                self.picture(vae).save(file)
             lines = [f"{name}: {value:.4f}" for name, value in figures.items()]
             health = "\n".join([f"step: {step}", *lines, report(verdicts)])
-            (self.run.folder / HEALTH).write_text(health + "\n")
+            write_text(self.run.folder / HEALTH, health + "\n")
         said = ", ".join(f"{k.removeprefix('validation/')} {v:.4g}" for k, v in figures.items())
         ill = ", ".join(f"not '{v.name}'" for v in verdicts if not v.ok)
         self.run.say(f"step {step}: {said}; {ill or 'healthy'}")

@@ -8,6 +8,7 @@ from autoencoder.cache import LatentCache
 from autoencoder.evaluation import HEALTH
 from autoencoder.model import export_folder, standardize
 from autoencoder.objective import Reconstructor
+from ldm.core.files import published, write_text
 from ldm.data.example import Source
 from ldm.training.run import Run
 
@@ -46,14 +47,9 @@ def export(run: Run, model: Reconstructor, source: Source) -> None:
             shutil.rmtree(scratch)
     if run.main:
         folder = export_folder(config)
-        new, old = (folder.with_name(f".{folder.name}_{which}") for which in ("new", "old"))
-        vae.save_pretrained(new)
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)  # so that what is there is whole
-        shutil.rmtree(old, ignore_errors=True)
-        (run.folder / EXPORTED).touch()
+        with published(folder, index="config.json") as new:
+            vae.save_pretrained(new)
+        write_text(run.folder / EXPORTED, "")
         run.say((run.folder / HEALTH).read_text())
         run.say(f"the autoencoder is in {folder}")
     run.accelerator.wait_for_everyone()

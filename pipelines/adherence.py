@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ldm.core.files import refuse_unwritable, write_text, written
 from ldm.errors import UserError
 from ldm.evaluation.adherence import Row, adherence, asked, table
 from pipelines.grid import captioned_grid
@@ -33,6 +34,7 @@ def measure_adherence(
     for prompt in prompts:
         if measure not in asked(prompt):
             raise UserError(f"the prompt {prompt!r} asks for no {measure} that can be measured")
+    refuse_unwritable(folder / "adherence.png")
     pipe.set_progress_bar_config(disable=True)
     rows, shown = [], []
     with tqdm(total=count * len(prompts), desc="sampling", unit="img") as bar:
@@ -44,8 +46,8 @@ def measure_adherence(
                 bar.update(n)
             rows.append(adherence(prompt, measure, images))
             shown.append((prompt, images[:SHOWN]))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adherence.json").write_text(json.dumps([r.summary() for r in rows], indent=1))
-    (folder / "adherence.txt").write_text(table(rows) + "\n")
-    captioned_grid(shown).save(folder / "adherence.png")
+    write_text(folder / "adherence.json", json.dumps([r.summary() for r in rows], indent=1))
+    write_text(folder / "adherence.txt", table(rows) + "\n")
+    with written(folder / "adherence.png") as file:
+        captioned_grid(shown).save(file)
     return rows

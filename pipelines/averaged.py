@@ -1,6 +1,5 @@
 """A pipeline with other weights of its own training: another length of the EMA, or none."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.core.files import refuse_unwritable
 from ldm.errors import UserError
 from ldm.schedulers.stock import export_refusal
 from ldm.training.post_hoc_ema import reconstruct
-from pipelines.defaults import DEFAULTS_FILE, EMA_LENGTH
+from pipelines.defaults import EMA_LENGTH
+from pipelines.folder import INDEX, save
 from pipelines.runs import RunRecord
 from pipelines.text_to_image import TextToImagePipeline
 
@@ -52,11 +53,9 @@ def average_applied(run: str | Path, length: float, out: Path | None = None) -> 
     record = RunRecord.read(run)
     if record.export is None:
         raise UserError(f"{record.folder} has no pipeline yet: train it to the end")
+    folder = out or record.export
+    refuse_unwritable(folder / INDEX)
     pipe = TextToImagePipeline.from_pretrained(record.export)
     load_weights(pipe, reconstruct(record.folder / SNAPSHOTS, length))
-    folder = out or record.export
-    pipe.save_pretrained(folder, stock=export_refusal(pipe.spec) is None)
-    about = folder / DEFAULTS_FILE
-    said = json.loads(about.read_text()) | {EMA_LENGTH: length}
-    about.write_text(json.dumps(said, indent=2) + "\n")
+    save(pipe, folder, None, export_refusal(pipe.spec) is None, **{EMA_LENGTH: length})
     return folder

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from ldm.core.files import written
 from ldm.errors import UserError
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -73,9 +74,8 @@ def screenshot(
         _run(page, width, height, dark, f"--screenshot={raw}")
         if not raw.is_file():
             raise UserError(f"the browser {browser()} made no picture of {page}")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(raw, formats=("PNG",)) as picture:
-            picture.convert("RGB").save(out)
+        with Image.open(raw, formats=("PNG",)) as picture, written(out) as file:
+            picture.convert("RGB").save(file)
     return out
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ldm.core.fields import place
+from ldm.core.files import refuse_unwritable, written
 from ldm.core.text import say, shown
 from ldm.errors import UserError, exits_with_a_sentence
 from pipelines import evaluation_commands as evaluation
@@ -27,6 +28,8 @@ def generate(args: Namespace) -> None:
 
     from pipelines.grid import captioned_grid
 
+    out = args.out
+    refuse_unwritable(out if out.suffix else out / "0000.png")
     pipe = _pipeline(args.model, args.dtype)
     seed = random.randrange(2**31) if args.seed is None else args.seed
     prompts = [prompt for prompt in args.prompts or [""] for _ in range(args.n)]
@@ -44,15 +47,16 @@ def generate(args: Namespace) -> None:
             width=args.width,
             seed=[seed + start + i for i in range(len(batch))],
         ).images
-    out = args.out
     if not out.suffix:
-        out.mkdir(parents=True, exist_ok=True)
-        for index, image in enumerate(images):
-            image.save(out / f"{index:04d}.png")
+        pictures = {out / f"{index:04d}.png": image for index, image in enumerate(images)}
+    elif len(images) == 1:
+        pictures = {out: images[0]}
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
         rows = [(prompts[i], images[i : i + args.n]) for i in range(0, len(images), args.n)]
-        (images[0] if len(images) == 1 else captioned_grid(rows)).save(out)
+        pictures = {out: captioned_grid(rows)}
+    for path, image in pictures.items():
+        with written(path) as file:
+            image.save(file)
     say(f"{out}: {len(images)} image{'s' * (len(images) > 1)}, seed {seed}")
 
 

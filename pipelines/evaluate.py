@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from tqdm.auto import tqdm
 
+from ldm.core.files import refuse_unwritable, write_text
 from ldm.core.text import say
 from ldm.errors import UserError
 from ldm.evaluation.extractor import Extractor, weight_hash
@@ -50,7 +51,7 @@ def evaluate(
     if min(amounts.samples, amounts.sweep_samples) < FEWEST:
         raise UserError(f"a distribution takes at least {FEWEST} samples to compare")
     subject = open_evaluated(model, data, out, seed, caption)
-    subject.folder.mkdir(parents=True, exist_ok=True)
+    refuse_unwritable(subject.folder / "results.json")
     job = Job(subject, choose_features(subject, features, train), amounts, clip)
     predicted = predict(job, parts)
     if subject.share.rank == 0:
@@ -58,7 +59,7 @@ def evaluate(
     taken = _run(job, parts, model)
     if subject.share.rank == 0:
         times = {"predicted": predicted, "taken": taken}
-        (subject.folder / "timing.json").write_text(json.dumps(times, indent=1) + "\n")
+        write_text(subject.folder / "timing.json", json.dumps(times, indent=1) + "\n")
         say((subject.folder / "results.txt").read_text())
         ratio = sum(taken.values()) / max(1e-9, sum(predicted.values()))
         say(f"{subject.folder}: {_minutes(sum(taken.values()))}, {ratio:.2f} of what was said")
@@ -81,8 +82,8 @@ def _run(job: Job, parts: Sequence[str], model: str) -> dict[str, float]:
             results["missing"].pop(name, None)
             (results["missing"] if isinstance(found, str) else results)[name] = found
             if not hidden:
-                (job.folder / "results.txt").write_text(as_text(results) + "\n")
-                (job.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+                write_text(job.folder / "results.txt", as_text(results) + "\n")
+                write_text(job.folder / "results.json", json.dumps(results, indent=1) + "\n")
     return taken
 
 

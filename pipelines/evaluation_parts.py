@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm.core.files import written
 from ldm.data.order import subset
 from ldm.data.pixels import pixels_of
 from ldm.diffusion.plane import Level, clean, error_gain
@@ -41,7 +42,8 @@ def metrics(job: Job) -> dict[str, Any]:
             captioned_grid([(prompts[i] or "(none)", [image])])
             for i, image in zip(shown, pictures(images[shown]), strict=True)
         ]
-        tiled(tiles, columns=8).save(job.folder / "samples.png")
+        with written(job.folder / "samples.png") as file:
+            tiled(tiles, columns=8).save(file)
     seed = job.subject.seed
     held_out = job.reference("validation")
     enough = len(held_out) >= FEWEST

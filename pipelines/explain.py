@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm.core.files import refuse_unwritable, write_text
 from ldm.diffusion.denoise import Denoiser
 from ldm.diffusion.exact import mixture
 from ldm.diffusion.grids import split
@@ -31,13 +32,13 @@ def explain(out: Path, checkpoint: str | None = None, prompt: str = "a red flowe
     drawn flowers, the best that any network could learn from them. Raises UserError for a prompt
     that no drawn flower answers, and for a checkpoint that cannot be read.
     """
-    subject = drawn_subject(prompt) if checkpoint is None else trained_subject(checkpoint, prompt)
     path = out if out.suffix else out / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_unwritable(path)
+    subject = drawn_subject(prompt) if checkpoint is None else trained_subject(checkpoint, prompt)
     with subject.ready():
         sections = (_forward, _curves, _one_dimension, _weightings, _trajectories, _guidance)
         body = [f"<p>{subject.about}</p>", *(part for s in sections for part in s(subject))]
-    path.write_text(page(f"How {subject.name} comes out of noise", body), encoding="utf-8")
+    write_text(path, page(f"How {subject.name} comes out of noise", body))
     return path
 
 

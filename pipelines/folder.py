@@ -10,6 +10,7 @@ import diffusers
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from ldm.core.files import published, write_text, written
 from ldm.diffusion.guidance import interval_to_json
 from ldm.schedulers.stock import export_refusal as export_refusal
 from ldm.schedulers.stock import stock_scheduler
@@ -24,15 +25,19 @@ PLACEHOLDER: dict[str, Any] = {
     "clip_sample": False,
     "steps_offset": 1,
 }
+INDEX = "model_index.json"  # what makes a folder a pipeline: it goes first and comes last
 
 
-def save(pipeline: "LatentPipeline", folder: Path, variant: str | None, stock: bool) -> None:
+def save(
+    pipeline: "LatentPipeline", folder: Path, variant: str | None, stock: bool, **also: Any
+) -> None:
     """Write `pipeline` as StableDiffusionPipeline would; transformers 4 and 5 both read it.
 
     Without `stock` there is no scheduler in the folder, and a Spec that only this package reads.
+    `also` is what else ldm.json says. Until all of it is there the folder holds no pipeline.
     """
-    written = stock_scheduler(pipeline.spec) if stock else PLACEHOLDER
-    scheduler = getattr(diffusers, written["_class_name"]).from_config(written)
+    told = stock_scheduler(pipeline.spec) if stock else PLACEHOLDER
+    scheduler = getattr(diffusers, told["_class_name"]).from_config(told)
     whole: Any = StableDiffusionPipeline(
         **pipeline.components,
         scheduler=scheduler,
@@ -41,20 +46,21 @@ def save(pipeline: "LatentPipeline", folder: Path, variant: str | None, stock: b
         image_encoder=None,
         requires_safety_checker=False,
     )
-    whole.save_pretrained(folder, safe_serialization=True, variant=variant)
-    said = {k: getattr(pipeline.defaults, k) for k in asdict(STOCK_DEFAULTS)}
+    said = {k: getattr(pipeline.defaults, k) for k in asdict(STOCK_DEFAULTS)} | also
     said["guidance_interval"] = interval_to_json(said["guidance_interval"])
-    if stock:
-        path = folder / "scheduler" / "scheduler_config.json"
-        path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
-    else:
-        shutil.rmtree(folder / "scheduler")
-        index = json.loads((folder / "model_index.json").read_text())
-        index["scheduler"] = [None, None]  # stock diffusers then stops, rather than sample wrongly
-        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-        said["spec"] = pipeline.spec.to_json()
-    (folder / DEFAULTS_FILE).write_text(json.dumps(said, indent=2) + "\n")
-    _for_transformers_4(folder)
+    with published(folder, index=INDEX) as new:
+        whole.save_pretrained(new, safe_serialization=True, variant=variant)
+        if stock:
+            text = json.dumps(told, indent=2, sort_keys=True) + "\n"
+            write_text(new / "scheduler" / "scheduler_config.json", text)
+        else:
+            shutil.rmtree(new / "scheduler")
+            index = json.loads((new / INDEX).read_text())
+            index["scheduler"] = [None, None]  # stock diffusers then stops, not to sample wrongly
+            write_text(new / INDEX, json.dumps(index, indent=2) + "\n")
+            said["spec"] = pipeline.spec.to_json()
+        write_text(new / DEFAULTS_FILE, json.dumps(said, indent=2) + "\n")
+        _for_transformers_4(new)
 
 
 def _for_transformers_4(folder: Path) -> None:
@@ -68,17 +74,16 @@ def _for_transformers_4(folder: Path) -> None:
         tensors = load_file(weights)
         if "embeddings.token_embedding.weight" in tensors:
             prefixed = {f"text_model.{key}": tensor for key, tensor in tensors.items()}
-            save_file(prefixed, weights, metadata={"format": "pt"})
+            with written(weights) as file:
+                save_file(prefixed, file, metadata={"format": "pt"})
     description = folder / "tokenizer" / "tokenizer.json"
     model = json.loads(description.read_text(encoding="utf-8"))["model"]
     if model["type"] == "BPE":
-        (folder / "tokenizer" / "vocab.json").write_text(
-            json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8"
-        )
+        vocabulary = json.dumps(model["vocab"], ensure_ascii=False)
+        write_text(folder / "tokenizer" / "vocab.json", vocabulary)
         pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-        (folder / "tokenizer" / "merges.txt").write_text(
-            "\n".join(["#version: 0.2", *pairs]) + "\n", encoding="utf-8"
-        )
-    for path in (folder / "model_index.json", folder / "tokenizer" / "tokenizer_config.json"):
-        text = path.read_text()
-        path.write_text(text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))
+        merges = "\n".join(["#version: 0.2", *pairs]) + "\n"
+        write_text(folder / "tokenizer" / "merges.txt", merges)
+    for path in (folder / INDEX, folder / "tokenizer" / "tokenizer_config.json"):
+        text = path.read_text(encoding="utf-8")
+        write_text(path, text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))

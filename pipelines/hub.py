@@ -11,6 +11,7 @@ from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ldm.core.document import written
+from ldm.core.files import write_text
 from ldm.diffusion.guidance import within
 from ldm.errors import UserError
 from ldm.unet import parameter_count
@@ -49,7 +50,7 @@ def push(
         try:
             url = api.create_repo(name, private=private, exist_ok=True)
             card = model_card(pipeline, url.repo_id, run, license, (folder / PICTURE).exists())
-            (folder / "README.md").write_text(card, encoding="utf-8")
+            write_text(folder / "README.md", card)
             api.upload_folder(
                 repo_id=url.repo_id, folder_path=folder, commit_message=commit_message
             )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ldm import keyed
 from ldm.config import load_config
+from ldm.core.files import refuse_unwritable, written
 from ldm.data.example import BadImage, Source
 from ldm.data.source import NEEDS, open_source
 from ldm.errors import UserError
@@ -53,6 +54,7 @@ def draw_data(source: Source, path: Path, count: int) -> Path:
 
     Raises UserError where none can be read.
     """
+    refuse_unwritable(path)
     order = sorted(range(len(source)), key=lambda i: keyed.uniform("look", source.name(i)))
     tiles = []
     for index in order:
@@ -69,6 +71,6 @@ def draw_data(source: Source, path: Path, count: int) -> Path:
             break
     if not tiles:
         raise UserError(f"none of the {len(order):,} images can be read")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tiled(tiles, columns=6).save(path)
+    with written(path) as file:
+        tiled(tiles, columns=6).save(file)
     return path

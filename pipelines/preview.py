@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.config import SampleConfig
+from ldm.core.files import written
 from pipelines.grid import captioned_grid
 from pipelines.text_to_image import TextToImagePipeline
 
@@ -32,7 +33,7 @@ class Preview:
             (prompt or "(no prompt)", images[k * count : (k + 1) * count])
             for k, prompt in enumerate(self.prompts)
         ]
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{step:07d}.png"
-        captioned_grid(rows).save(path)
+        with written(path) as file:
+            captioned_grid(rows).save(file)
         return path

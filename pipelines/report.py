@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from ldm.core.files import write_text
 from ldm.errors import UserError
 from pipelines import compare_sections, report_sections
 from pipelines.page import page
@@ -30,7 +31,9 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
     links = "".join(f'<a href="#{anchors[t]}">{escape(t)}</a>' for t in found)
     body = [report_sections.headline(told), f"<nav>{links}</nav>"]
     body += [f'<h2 id="{anchors[t]}">{escape(t)}</h2>{html}' for t, html in found.items()]
-    return _write(page(told.name, body, STYLE, SCRIPT), out or told.run.folder / "report.html")
+    path = Path(out or told.run.folder / "report.html")
+    write_text(path, page(told.name, body, STYLE, SCRIPT))
+    return path
 
 
 def compare(runs: Sequence[str | Path], out: str | Path = "compare.html") -> Path:
@@ -48,11 +51,5 @@ def compare(runs: Sequence[str | Path], out: str | Path = "compare.html") -> Pat
     for title, section in compare_sections.SECTIONS.items():
         if html := section(told):
             body.append(f"<h2>{escape(title)}</h2>{html}")
-    return _write(page(" and ".join(names), body, STYLE, SCRIPT), out)
-
-
-def _write(html: str, out: str | Path) -> Path:
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html)
-    return path
+    write_text(Path(out), page(" and ".join(names), body, STYLE, SCRIPT))
+    return Path(out)

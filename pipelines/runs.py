@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.config import Config, TrainConfig, load_config
+from ldm.core.files import written
 from ldm.errors import UserError
 
 STAGES = ("autoencoder", "ldm")
@@ -152,8 +153,8 @@ def draw_curves(run: RunRecord, path: Path) -> Path:
         for axes, (title, keys) in zip(row, panels.items(), strict=True):
             _panel(axes, run, stage, keys, by_level=bool(levels) and keys is levels)
             axes.set_title(f"{stage}: {title}", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with written(path) as file:
+        figure.savefig(file, dpi=110)
     return path
 
 

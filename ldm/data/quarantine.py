@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ldm.core.files import write_text
 from ldm.data.example import BadImage, Source, Subset
 from ldm.errors import UserError
 
@@ -53,13 +54,6 @@ def _decode_all(source: Source) -> dict[int, str]:
     return bad
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)
-
-
 def checked(source: Source, folder: Path) -> Source:
     """A source without its bad images, each of which is decoded once to know.
 
@@ -75,9 +69,9 @@ def checked(source: Source, folder: Path) -> Source:
         bad = _decode_all(source)
         names = [{"name": source.name(i), "reason": why} for i, why in sorted(bad.items())]
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in names)
-        _write(folder / "quarantine.jsonl", lines)
+        write_text(folder / "quarantine.jsonl", lines)
         known = {"images": source.image_fingerprint, "bad": sorted(bad.items())}
-        _write(memory, json.dumps(known))
+        write_text(memory, json.dumps(known))
     if len(bad) > TOLERATED * len(source):
         first, why = min(bad.items())
         raise UserError(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ldm.core.files import published, write_text
 from ldm.core.weights import load_weights
 from ldm.errors import UserError
 
@@ -54,11 +55,11 @@ class FeatureNetwork(nn.Module):
 
 def save_feature_network(network: FeatureNetwork, folder: Path, facts: dict[str, Any]) -> None:
     """Write features.safetensors and features.json: the resolution, and `facts` of its training."""
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    save_file(weights, folder / "features.safetensors")
     about = {"resolution": network.resolution, **facts}
-    (folder / "features.json").write_text(json.dumps(about, indent=2) + "\n")
+    with published(folder, index="features.json") as new:
+        save_file(weights, new / "features.safetensors")
+        write_text(new / "features.json", json.dumps(about, indent=2) + "\n")
 
 
 def load_feature_network(folder: Path) -> tuple[FeatureNetwork, str]:

@@ -15,6 +15,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from ldm import keyed
+from ldm.core.files import written
 
 # (x0, eps, t, indices of the examples) -> losses (B,), each the mean over an example's elements
 NetworkLoss = Callable[[Tensor, Tensor, Tensor, list[int]], Tensor]
@@ -134,5 +135,6 @@ def plot(curves: Mapping[str, LossByLevel], path: Path | str | None = None) -> F
     axes.grid(alpha=0.3)
     axes.legend()
     if path is not None:
-        figure.savefig(path, dpi=150)
+        with written(Path(path)) as file:
+            figure.savefig(file, dpi=150)
     return figure

@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ldm.core.files import written
 from ldm.data.example import Source, digest
 from ldm.data.order import subset
 from ldm.data.pixels import to_pixels
@@ -52,8 +53,6 @@ def reference_features(
 
     features = in_pieces(work, len(chosen), share, BATCH)
     if share.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        save_file({"features": features}, temporary, {"about": repr(facts)})
-        temporary.replace(path)
+        with written(path) as file:
+            save_file({"features": features}, file, {"about": repr(facts)})
     return features

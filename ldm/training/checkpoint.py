@@ -1,13 +1,11 @@
 """Checkpoints that are whole or not there.
 
-A checkpoint is written to a temporary folder, synced, closed by a manifest of SHA-256 sums, and
+A checkpoint is written to a temporary folder, closed by a manifest of SHA-256 sums, synced, and
 only then renamed to its name, so that a kill at any moment leaves either all of it or none of it.
 Safetensors and JSON: nothing that is loaded can run code.
 """
 
-import hashlib
 import json
-import os
 import re
 import shutil
 import warnings
@@ -21,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm.core import sums
+from ldm.core.files import write_json, write_text, written_folder
 from ldm.core.sums import MANIFEST
-from ldm.errors import UserError
+from ldm.errors import UserError, writing
 
 STATE, SUFFIX = "state.json", ".safetensors"
 Tensors = Mapping[str, Mapping[str, Tensor]]
@@ -32,22 +31,6 @@ class Checkpoint(NamedTuple):
     step: int
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _name(step: int) -> str:
@@ -103,32 +86,22 @@ def save_checkpoint(
     if final.exists() or final.is_symlink():
         if damage(final) is None:  # the keyed randomness makes a second save of a step the same
             return final
-        _make_way(final)
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".writing_*"):
-        shutil.rmtree(leftover)
-    temporary = folder / f".writing_{_name(step)}"
-    temporary.mkdir()
-    for stem, named in tensors.items():
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in named.items()},
-            temporary / f"{stem}.safetensors",
-        )
-    state = {**state, "step": step, "tensors": sorted(tensors)}
-    (temporary / STATE).write_text(json.dumps(state, indent=1))
-    files = sorted(temporary.iterdir())
-    for file in files:
-        _sync(file)
-    manifest = temporary / MANIFEST
-    manifest.write_text(json.dumps({file.name: _sha256(file) for file in files}, indent=1))
-    _sync(manifest)
-    _sync(temporary)
-    temporary.rename(final)
-    _sync(folder)
+        with writing(folder):
+            _make_way(final)
+    with written_folder(final) as new:
+        for stem, named in tensors.items():
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in named.items()},
+                new / f"{stem}.safetensors",
+            )
+        state = {**state, "step": step, "tensors": sorted(tensors)}
+        write_text(new / STATE, json.dumps(state, indent=1))
+        write_json(new / MANIFEST, sums.manifest_of(new))
     every = [path for path in _newest_first(folder) if path == final or not _foreign(path)]
     first = every.index(final)
-    for other in every[:first] + every[first + max(keep, 1) :]:
-        shutil.rmtree(other)
+    with writing(folder):
+        for other in every[:first] + every[first + max(keep, 1) :]:
+            shutil.rmtree(other)
     return final
 
 

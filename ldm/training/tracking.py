@@ -1,13 +1,15 @@
 """Where figures go: metrics.jsonl always, and any of Accelerate's trackers."""
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+
+from ldm.core.files import append, write_text
+from ldm.errors import writing
 
 
 class Metrics:
@@ -24,18 +26,15 @@ class Metrics:
         if not (self.accelerator.is_main_process and self.path.exists()):
             return 0
         lines = read_metrics(self.path)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in lines if r["step"] <= step))
-        os.replace(temporary, self.path)
+        write_text(self.path, "".join(json.dumps(r) + "\n" for r in lines if r["step"] <= step))
         return max((r["step"] for r in lines), default=0)
 
     def log(self, step: int, values: Mapping[str, float | str]) -> None:
         """Record `values` at `step`."""
         if self.accelerator.is_main_process:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-        self.accelerator.log(dict(values), step=step)
+            append(self.path, json.dumps({"step": step, **values}) + "\n")
+        with writing(f"what the tracker keeps in {self.path.parent}"):
+            self.accelerator.log(dict(values), step=step)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

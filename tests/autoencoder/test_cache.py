@@ -17,6 +17,7 @@ from autoencoder.cache import LatentCache
 from autoencoder.model import build_autoencoder, standardize
 from ldm import keyed
 from ldm.config import load_config
+from ldm.core import files
 from ldm.core.sums import read_sealed
 from ldm.data.example import BadImage
 from ldm.data.pixels import to_pixels
@@ -125,7 +126,9 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(vae, source, folder, m
     with pytest.raises(KeyboardInterrupt):
         build(vae, source, folder)
     assert sorted(p.name for p in folder.glob("*.arrow")) == ["00000.arrow"]
-    (folder / ".writing_123_00001.arrow").write_bytes(b"half a file of a process that was killed")
+    left_over = folder / f".writing_{files._HOST}_{2**22 + 1}_0"  # of a process that was killed
+    left_over.mkdir()
+    (left_over / "00001.arrow").write_bytes(b"half a file")
 
     encoded.clear()
     monkeypatch.setattr(encoding_module, "encode_moments", lambda *a: encoded.append(1) or real(*a))

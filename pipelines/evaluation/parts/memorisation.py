@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from ldm.core.files import written
 from ldm.data.order import subset
 from ldm.data.pixels import to_pixels
 from ldm.evaluation.measurements import mean_measurement
@@ -34,7 +35,8 @@ def memorisation(job: Job) -> dict[str, Any]:
             (f"{float(samples.ratio[i]):.2f}", [a, b])
             for i, a, b in zip(closest, made, real, strict=True)
         ]
-        tiled([captioned_grid([row]) for row in rows], 4).save(job.folder / "nearest.png")
+        with written(job.folder / "nearest.png") as file:
+            tiled([captioned_grid([row]) for row in rows], 4).save(file)
     label = job.extractor.label
     return {
         "samples": mean_measurement("copied", samples.copied.double(), label).summary(),
