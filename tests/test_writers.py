@@ -16,6 +16,7 @@ OURS = {  # methods that go through files.py themselves, and two files that are 
     "folders.save(self, Path(folder), variant, stock)",
     "pipeline.save_pretrained(config.folder / 'pipeline', stock=refusal is None)",
     "(folder / 'lock').open('w')",
+    "path.rename(next((place for place in free if not place.exists())))",  # somebody else's, aside
     "self.folder.mkdir(parents=True, exist_ok=True)",  # for the lock
 }
 PATHS = [
