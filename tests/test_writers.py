@@ -34,6 +34,8 @@ def writes(call):
         return any(set(mode) <= set("wax+bt") and set(mode) & set("wax+") for mode in modes)
     if name == "replace":  # os.replace, and Path.replace with one argument
         return (len(call.args) == 1 and not call.keywords) or ast.unparse(call.func) == "os.replace"
+    if name == "dump":
+        return len(call.args) > 1  # yaml.dump gives a text without
     memory = call.args and ast.unparse(call.args[0]) == "buffer"
     return name in WRITES and ast.unparse(call.func) not in ("write_text", "save") and not memory
 

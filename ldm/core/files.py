@@ -22,7 +22,8 @@ from typing import Any
 from ldm.errors import writing
 
 _HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
-_NAME = re.compile(r"\.writing_([0-9a-f]{8})_(\d+)_\d+")  # of what is not there yet: host, process
+# what is not there yet, by machine and process; older versions named no machine
+_NAME = re.compile(r"\.writing_(?:([0-9a-f]{8})_(\d+)_\d+|(\d+)_.+)")
 _ANOTHERS = 24 * 3600  # seconds that a temporary folder of another machine may be in use
 _number = count()
 _under_way: set[Path] = set()
@@ -168,8 +169,8 @@ def sweep(folder: Path, deep: bool = False) -> None:
     for left_over in (folder.rglob if deep else folder.glob)(".writing_*"):
         if (match := _NAME.fullmatch(left_over.name)) and left_over not in _under_way:
             with suppress(OSError):
-                if not _in_use(left_over, match[1], int(match[2])):
-                    shutil.rmtree(left_over, ignore_errors=True)
+                if not _in_use(left_over, match[1] or _HOST, int(match[2] or match[3])):
+                    _remove(left_over)
 
 
 def sha256(path: Path) -> str:
@@ -207,6 +208,13 @@ def _secure(folder: Path) -> None:
             with suppress(PermissionError):
                 path.chmod(folder.stat().st_mode & 0o666)
         sync(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
 
 
 def _in_use(left_over: Path, host: str, process: int) -> bool:

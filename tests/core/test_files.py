@@ -105,6 +105,7 @@ def test_whoever_writes_in_a_folder_sweeps_it(tmp_path):
     left_over = tmp_path / f".writing_{files._HOST}_{2**22 + 1}_7"
     left_over.mkdir()
     (left_over / ".tmpAbCdEf").touch()  # safetensors' own temporary file
+    (tmp_path / f".writing_{2**22 + 1}_b.png").touch()  # an older version's
     write_text(tmp_path / "a", "")
     assert os.listdir(tmp_path) == ["a"]
 
