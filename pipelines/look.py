@@ -64,7 +64,8 @@ def draw_data(source: Source, path: Path, count: int) -> Path:
             continue
         side = min(example.image.size)
         left, top = ((full - side) // 2 for full in example.image.size)
-        square = example.image.crop((left, top, left + side, top + side)).resize((SHOWN, SHOWN))
+        box = (left, top, left + side, top + side)  # to crop a giant image is an error to Pillow
+        square = example.image.resize((SHOWN, SHOWN), box=box)
         caption = example.captions[0] if example.captions else "(no caption)"
         tiles.append(captioned_grid([(caption, [square])], cell=SHOWN))
         if len(tiles) == count:

@@ -23,6 +23,7 @@ VERSION = 2  # a part of every cache's key: another one reads some images as oth
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF", "JXL")
 MOST_PIXELS = 178_956_970  # that are decoded: from there on Pillow sees a decompression bomb
 MANY_PIXELS = MOST_PIXELS // 2  # JPEGs of more are decoded at half their size, others one by one
+LONGEST_SIDE = 65_535  # as of a JPEG: what is longer is damaged, and takes minutes
 MOST_BYTES = 2**31
 OTHERS = {  # how files begin that are often met under a picture's name
     rb"\s*<(!doctype|html|\?xml|svg)": "a web page, SVG or XML",
@@ -62,7 +63,9 @@ def decode(data: str | Path | bytes, name: str) -> Image.Image:
     except Refused as refused:
         raise BadImage(name, str(refused)) from None
     except Exception as error:  # a decoder that meets broken bytes may raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())
+        if not reason or not isinstance(error, OSError | ValueError | SyntaxError):
+            reason = f"{type(error).__name__} {reason}".rstrip()
         raise BadImage(name, f"cannot be decoded: {reason}") from None
 
 
@@ -129,7 +132,7 @@ def _decoded(data: bytes) -> Image.Image:
         many = width * height > MANY_PIXELS
         if many and image.format in ("JPEG", "MPO"):
             image.draft(None, (width // 2, height // 2))
-        if image.width * image.height > MOST_PIXELS:
+        if image.width * image.height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
             raise Refused(f"oversized, {width}x{height} pixels")
         with _turn if many else nullcontext():
             mend(image)

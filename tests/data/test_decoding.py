@@ -165,6 +165,12 @@ def test_a_decompression_bomb_is_bad_and_never_decoded(monkeypatch):
         decode(bomb, "it")
 
 
+def test_an_image_of_an_absurd_shape_is_bad(monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    with pytest.raises(BadImage, match="oversized, 65536x1"):
+        decode(encoded(Image.new("1", (65_536, 1))), "it")
+
+
 def test_the_largest_image_is_still_decoded(monkeypatch):
     monkeypatch.setattr(decoding, "MOST_PIXELS", 40 * 30)
     assert decode(encoded(picture(0)), "it").size == (40, 30)
