@@ -14,6 +14,7 @@ from ldm.core.files import published, write_text, written
 from ldm.diffusion.guidance import interval_to_json
 from ldm.schedulers.stock import export_refusal as export_refusal
 from ldm.schedulers.stock import stock_scheduler
+from pipelines.containers.fingerprints import FILES, earlier, fingerprints
 from pipelines.defaults import DEFAULTS_FILE, STOCK_DEFAULTS
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def save(
     )
     said = {k: getattr(pipeline.defaults, k) for k in asdict(STOCK_DEFAULTS)} | also
     said["guidance_interval"] = interval_to_json(said["guidance_interval"])
-    with published(folder, index=INDEX) as new:
+    ours, other_variants = earlier(folder, variant)
+    with published(folder, INDEX, ours) as new:
         whole.save_pretrained(new, safe_serialization=True, variant=variant)
         if stock:
             text = json.dumps(told, indent=2, sort_keys=True) + "\n"
@@ -59,8 +61,24 @@ def save(
             index["scheduler"] = [None, None]  # stock diffusers then stops, not to sample wrongly
             write_text(new / INDEX, json.dumps(index, indent=2) + "\n")
             said["spec"] = pipeline.spec.to_json()
-        write_text(new / DEFAULTS_FILE, json.dumps(said, indent=2) + "\n")
+        _same_each_time(new)
         _for_transformers_4(new)
+        said[FILES] = {**other_variants, **fingerprints(new)}
+        write_text(new / DEFAULTS_FILE, json.dumps(said, indent=2) + "\n")
+
+
+def _same_each_time(folder: Path) -> None:
+    """Take out of the JSON what is no part of the model: where it lay, and what was last asked.
+
+    A tokenizer keeps the padding and truncation of its last call, and is told them at every call.
+    """
+    for path in [*folder.glob("*.json"), *folder.glob("*/*.json")]:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("_name_or_path", "is_local", "local_files_only"):
+            said.pop(key, None)
+        if path.name == "tokenizer.json":
+            said |= {"truncation": None, "padding": None}
+        write_text(path, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
 
 
 def _for_transformers_4(folder: Path) -> None:

@@ -86,12 +86,13 @@ def written_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def published(folder: Path, index: str, stale: Collection[str] = ()) -> Iterator[Path]:
+def published(folder: Path, index: str, ours: Collection[str] = ()) -> Iterator[Path]:
     """A temporary folder, whose files join those in `folder` when the block ends without raising.
 
     For a folder that may hold other people's files, which stay. Readers take a folder without its
     `index` for none; so that goes first and comes last, and nobody reads old files with new ones.
-    `stale` names the files that were ours and go. Raises as `written` does.
+    `ours` names what an earlier call left, and goes where no new file has its name. Raises as
+    `written` does.
     """
     folder = _followed(folder)
     with writing(folder):
@@ -100,10 +101,11 @@ def published(folder: Path, index: str, stale: Collection[str] = ()) -> Iterator
             _secure(new)
             (folder / index).unlink(missing_ok=True)
             sync(folder)
-            for name in stale:
-                (folder / name).unlink(missing_ok=True)
-                with suppress(OSError):
-                    (folder / name).parent.rmdir()  # where that was the last one
+            for name in ours:
+                if not (new / name).exists():
+                    (folder / name).unlink(missing_ok=True)
+                    with suppress(OSError):
+                        (folder / name).parent.rmdir()  # where that was the last one
             files = [file for file in new.rglob("*") if file.is_file() and file != new / index]
             for file in sorted(files):
                 place = folder / file.relative_to(new)

@@ -12,6 +12,7 @@ from ldm.diffusion.guidance import interval_from_json
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
 from ldm.schedulers.stock import as_stock_reads
+from pipelines.containers.fingerprints import FILES, recorded, refuse_mixed
 from pipelines.defaults import DEFAULTS_FILE, EMA_LENGTH, STOCK_DEFAULTS, StockDefaults
 from pipelines.folder import PLACEHOLDER
 
@@ -77,10 +78,15 @@ def _own(place: Path, source: str, hub: dict[str, Any]) -> tuple[StockDefaults, 
         said = json.loads(path.read_text())
         spec = said.pop("spec", None)
         said.pop(EMA_LENGTH, None)
+        if place.is_dir():  # the Hub's client has checked what it brought
+            refuse_mixed(place, recorded(said))
+        said.pop(FILES, None)
         if "guidance_interval" in said:
             said["guidance_interval"] = interval_from_json(said["guidance_interval"])
         return StockDefaults(**said), Spec.from_json(spec) if spec else None
     except (FileNotFoundError, EntryNotFoundError, LocalEntryNotFoundError):
         return STOCK_DEFAULTS, None
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{source}/{DEFAULTS_FILE} cannot be read: {error}") from None

@@ -129,7 +129,7 @@ def test_files_can_be_read_by_whom_the_umask_says(tmp_path):
 def test_a_published_folder_keeps_others_files_and_loses_ours_that_are_stale(tmp_path):
     for name in ("README.md", "index.json", "old/weights", "part/weights"):
         write_text(tmp_path / name, "old")
-    with published(tmp_path, index="index.json", stale=["old/weights"]) as new:
+    with published(tmp_path, index="index.json", ours=["old/weights", "part/weights"]) as new:
         write_text(new / "part" / "weights", "new")
         write_text(new / "index.json", "new")
         assert (tmp_path / "index.json").read_text() == "old"  # until all is ready
