@@ -126,7 +126,7 @@ def train(config: Config) -> int:
         rate = learning_rate(step, options)
         loss = accelerator.reduce(torch.stack(parts).mean(), "mean").item()
         norm = guarded_step(loss, rate)
-        times.update(accelerator.gather)
+        times.update(run.gather)
         ema.update(step + 1)
         averages.update(step + 1)
         run.log(step + 1, loss=loss, learning_rate=rate, gradient_norm=norm)

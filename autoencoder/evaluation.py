@@ -73,9 +73,9 @@ class Evaluation:
             columns = [psnr(x, y), ssim(x, y)]
             if perceptual is not None:
                 columns.append(perceptual(y, x))
-            totals += torch.stack(columns).double().sum(1).cpu()
+            totals += torch.stack(columns).cpu().double().sum(1)
             features.append(self.features(as_bytes(y)))
-        means = accelerator.reduce(totals.to(self.run.device).float(), "sum") / len(self.pixels)
+        means = accelerator.reduce(totals.float().to(self.run.device), "sum") / len(self.pixels)
         figures = {f"validation/{k}": v for k, v in zip(names, means.tolist(), strict=True)}
         everyones = torch.cat(gather_object(features))
         if len(everyones) > 1 and bool(everyones.isfinite().all()):

@@ -112,7 +112,7 @@ def spectral_flatness(latents: Tensor) -> float:
 
     1 is white noise: neighbours have nothing in common. Photographs have about 0.1.
     """
-    power = torch.fft.rfft2(latents.double()).abs().square().mean((0, 1)).flatten()[1:]
+    power = torch.fft.rfft2(latents.cpu().double()).abs().square().mean((0, 1)).flatten()[1:]
     return float(power.clamp(min=1e-30).log().mean().exp() / power.mean().clamp(min=1e-30))
 
 

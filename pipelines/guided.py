@@ -34,7 +34,7 @@ def guided(unet: Any, schedule: Schedule, told: Told, guidance: Guidance) -> Net
     """
 
     def predict(network: Any, x: Tensor, level: Level, context: Tensor | None) -> Tensor:
-        label = schedule.label(level.t).to(x.device, torch.float32)
+        label = schedule.label(level.t).to(torch.float32).to(x.device)
         return network(x.to(network.dtype), label, context, return_dict=False)[0].to(x.dtype)
 
     def cond(x: Tensor, level: Level) -> Tensor:

@@ -94,7 +94,7 @@ def ode_log_prob(
     vectors) for the exact trace. Differentiable in x0 and the network where gradients are enabled.
     """
     differentiable = torch.is_grad_enabled()
-    top = schedule.level(torch.ones((), dtype=torch.float64, device=x0.device))
+    top = schedule.level(torch.ones((), dtype=torch.float64))
     u_top = top.sigma / (top.alpha + top.sigma)
 
     def slope(y: Tensor, s: float) -> tuple[Tensor, Tensor]:

@@ -182,7 +182,7 @@ def denoising_loss(
     out, *var = network(fit(prediction.c_in(level), x) * x, level).split(x.shape[1], dim=1)
     error = (out - target(x0, eps, level, prediction)).square().flatten(1).mean(1)
     if weighting is not None:
-        error = (weighting(level, schedule) / error_gain(level, prediction)).to(error) * error
+        error = fit(weighting(level, schedule) / error_gain(level, prediction), error) * error
     if var:
         mean = resolve(x, out.detach().to(x), level, prediction).x0  # var alone learns from the VLB
         bits = variance_bits(x0, mean, var[0].to(x), level, below(level, schedule))

@@ -49,8 +49,11 @@ def clean(t: float = 0.0) -> Level:
 
 
 def fit(c: Tensor, x: Tensor) -> Tensor:
-    """Shape the coefficient c, () or (B,), to multiply x (B, ...), with x's dtype and device."""
-    return c.reshape(c.shape + (1,) * (x.ndim - c.ndim)).to(x)
+    """Shape the coefficient c, () or (B,), to multiply x (B, ...), with x's dtype and device.
+
+    Its dtype first: there are devices without float64.
+    """
+    return c.reshape(c.shape + (1,) * (x.ndim - c.ndim)).to(x.dtype).to(x.device)
 
 
 def noised(x0: Tensor, eps: Tensor, level: Level) -> Tensor:

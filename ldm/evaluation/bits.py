@@ -67,7 +67,7 @@ def bound_by_level(
             return torch.stack(draws).to(x)
 
         found = elbo(bound(piece), x, levels, noise)
-        return Elbo(*(term.double().cpu() for term in found))
+        return Elbo(*(term.cpu().double() for term in found))
 
     parts = share.each(work, pieces(len(x0)))
     n = len(x0)
@@ -97,6 +97,6 @@ def flow_bits(
         probes = torch.stack(signs)[None].to(x)
         with torch.no_grad():
             found = ode_log_prob(bound(piece), schedule, x, probes, steps)
-        return bits_per_dim(-found.log_prob, x).double().cpu()
+        return bits_per_dim(-found.log_prob, x).cpu().double()
 
     return torch.cat(share.each(work, pieces(len(x0), size)))[: len(x0)]

@@ -104,8 +104,8 @@ def _one_step(
         F.cross_entropy(named[known], twice[known]) if known.any() else named.sum() * 0,
     ]
     right = [
-        (damaged.argmax(1) == kinds).double().mean(),
-        (named.argmax(1) == twice)[known].double().mean(),
+        (damaged.argmax(1) == kinds).cpu().double().mean(),
+        (named.argmax(1) == twice)[known].cpu().double().mean(),
     ]
     return torch.stack(losses), torch.stack(right)
 
@@ -146,7 +146,7 @@ def train_features(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        new = torch.cat([losses.detach().double().cpu(), right.detach().cpu()])
+        new = torch.cat([losses.detach().cpu().double(), right])
         means = torch.where(means.isnan(), new, means.lerp(new, 0.05))
     names = ("contrast_loss", "damage_loss", "label_loss", "damage_accuracy", "label_accuracy")
     figures = {k: round(v, 4) for k, v in zip(names, means.tolist(), strict=True) if v == v}

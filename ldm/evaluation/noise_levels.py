@@ -113,9 +113,9 @@ def loss_by_level(
         clean = torch.stack([x0[i] for i in indices]).to(device)
         noise = [keyed.normal(clean.shape[1:], seed, "level", level, i) for level, i in batch]
         eps = torch.stack(noise).to(clean)
-        values = network_loss(clean, eps, times[levels].to(device), indices)
+        values = network_loss(clean, eps, times[levels], indices)
         assert values.shape == (len(batch),), "one loss for each example"
-        losses[levels, indices] = values.double().cpu()
+        losses[levels, indices] = values.cpu().double()
     if reduce is not None:
         losses = reduce(losses)
     return LossByLevel(times, losses)

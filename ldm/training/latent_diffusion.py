@@ -13,6 +13,7 @@ from ldm.conditioning import Conditioner
 from ldm.config import TrainConfig
 from ldm.data.order import Slot, subset
 from ldm.diffusion.loss import Network
+from ldm.diffusion.plane import Level
 from ldm.diffusion.schedules import Schedule
 from ldm.scheduler_config import Spec
 
@@ -75,11 +76,13 @@ class Latents(Protocol):
 class Batch(NamedTuple):
     x0: Tensor  # (B, C, h, w)
     eps: Tensor  # (B, C, h, w)
-    u: Tensor  # (B,) float64 in [0, 1): the quantiles of the times
+    u: Tensor  # (B,) float64 in [0, 1), on the CPU: the quantiles of the times
     condition: Tensor  # (B, L) ids or (B, L, D)
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(x.to(device, non_blocking=True) for x in self))
+        """With what the network sees on its device. Times stay: not every device has float64."""
+        seen = {k: v.to(device, non_blocking=True) for k, v in self._asdict().items() if k != "u"}
+        return self._replace(**seen)
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,12 @@ class Examples:
 
 def bound(model: nn.Module, spec: Spec, condition: Tensor) -> Network:
     """The network (x, level) → F of a LatentDiffusion under `condition`."""
-    return lambda x, level: model(x, spec.schedule.label(level.t), condition)
+
+    def network(x: Tensor, level: Level) -> Tensor:
+        label = spec.schedule.label(level.t).to(torch.float32)  # as the U-Net itself casts it
+        return model(x, label.to(x.device), condition)
+
+    return network
 
 
 class TokenTable:

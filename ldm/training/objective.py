@@ -19,6 +19,7 @@ from ldm.diffusion.loss import (
     sobol,
     time_sampler,
 )
+from ldm.diffusion.plane import fit
 from ldm.diffusion.schedules import Schedule
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
@@ -66,7 +67,7 @@ class Times:
             self(torch.tensor([0.5], dtype=torch.float64))
         except TypeError as error:
             raise UserError(f"diffusion.time_args: {error}") from None
-        self._seen: list[Tensor] = []  # (2, b) of each micro-batch of this step: t, loss
+        self._seen: list[tuple[Tensor, Tensor]] = []  # t, loss of each micro-batch of this step
 
     def quantiles(self, step: int, slots: Sequence[int]) -> Tensor:
         """u (B,) in [0, 1) of the examples at `slots` of one step; asks no memory."""
@@ -85,14 +86,15 @@ class Times:
         """Losses (B,) whose mean is that of uniform times; noted for `update`."""
         if not isinstance(self.sampler, Importance):
             return losses
-        self._seen.append(torch.stack([t, losses.detach().to(t)]))
-        return self.sampler.weight(t).to(losses) * losses
+        self._seen.append((t, losses.detach()))
+        return fit(self.sampler.weight(t), losses) * losses
 
     def update(self, gather: Callable[[Tensor], Tensor]) -> None:
-        """Remember the losses of this step; `gather` is Accelerate's."""
+        """Remember the losses of this step; `gather` is that of the Run."""
         if isinstance(self.sampler, Importance):
-            seen = gather(torch.stack(self._seen)[None])  # (processes, micro-batches, 2, b)
-            t, losses = seen.permute(2, 1, 0, 3).flatten(1)
+            seen = [torch.stack([t, losses.cpu().to(t)]) for t, losses in self._seen]
+            everyones = gather(torch.stack(seen)[None])  # (processes, micro-batches, 2, b)
+            t, losses = everyones.permute(2, 1, 0, 3).flatten(1)
             self.sampler.update(t, losses)
             self._seen.clear()
 

@@ -1,24 +1,21 @@
 """The frame around a training loop: processes, folder, figures, signals, progress."""
 
 import atexit
-import fcntl
-import resource
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, get_args
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm import keyed
 from ldm.config import Config, TrainConfig, load_config, save_config
+from ldm.core.system import lock, peak_memory
 from ldm.core.text import shown, shown_lines
 from ldm.data.example import Source
 from ldm.data.order import Slot, micro_batch_size, micro_batches
@@ -27,10 +24,10 @@ from ldm.data.source import NEEDS, Split, open_source
 from ldm.errors import UserError
 from ldm.training.checkpoint import newest_state
 from ldm.training.facts import refuse_other_facts
+from ldm.training.processes import accelerator_of
 from ldm.training.state import TrainingState
 from ldm.training.tracking import Metrics
 
-PATIENCE = timedelta(hours=24)  # for the process that reads all images while the others wait
 LOG_EVERY = 10  # steps; the loss that is logged is their mean
 
 
@@ -39,19 +36,7 @@ class Run:
 
     def __init__(self, config: Config, stage: str, train: TrainConfig) -> None:
         self.config, self.train, self.folder = config, train, config.folder / stage
-        if train.mixed_precision == "fp16" and not torch.cuda.is_available():
-            raise UserError("mixed_precision=fp16 needs a GPU; use bf16 or no on the CPU")
-        try:
-            self.accelerator = Accelerator(
-                mixed_precision=train.mixed_precision,
-                log_with=None if train.tracker == "none" else train.tracker,
-                project_dir=self.folder,
-                kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-            )
-        except ValueError as error:
-            if train.tracker not in str(error):
-                raise
-            raise UserError(f"train.tracker={train.tracker}: {error}") from None
+        self.accelerator = accelerator_of(config, train, self.folder)
         world = self.accelerator.num_processes
         micro_batch_size(train.batch_size, train.accumulation, world)  # or be refused
         atexit.register(self.accelerator.state.destroy_process_group)  # an export still needs it
@@ -140,6 +125,12 @@ class Run:
         elif recorded:
             self.say(f"note: no checkpoint was saved up to step {recorded}: beginning at step 0")
         return start
+
+    def gather(self, table: Tensor) -> Tensor:
+        """Tables of all processes, stacked along the first dimension, on the CPU."""
+        if self.accelerator.num_processes == 1:
+            return table
+        return self.accelerator.gather(table.to(self.device)).cpu()
 
     def slots(self, epoch: Sequence[int], start: int, shuffle: bool = True) -> Iterator[list[Slot]]:
         """This process's micro-batches of the steps from `start`, `accumulation` for each.
@@ -235,16 +226,12 @@ class Run:
 
 def _claimed(folder: Path) -> IO[str]:
     """An open file that keeps others from training in `folder` while this process lives."""
-    file = (folder / "lock").open("w")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+    file = (folder / "lock").open("a")
+    if not lock(file):
         raise UserError(
             f"another process is training in {folder}: wait for it, stop it, or give another "
             "name=..."
-        ) from None
-    except OSError:
-        pass  # a file system without locks, where one has to look out oneself
+        )
     return file
 
 
@@ -252,4 +239,4 @@ def peak_memory_gib() -> float:
     """The most memory this process has used: the GPU's where there is one, else resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_memory() / 2**30

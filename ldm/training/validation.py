@@ -29,7 +29,7 @@ class Validation:
         self.run, self.model, self.spec = run, model, spec
         self.examples = {name: examples.fixed(EXAMPLES) for name, examples in sets.items()}
         times = level_times(LEVELS, spec.schedule.snap)
-        self.log_snr = spec.schedule.level(times.to(run.device)).log_snr.detach()
+        self.log_snr = spec.schedule.level(times).log_snr.detach()
         self.times = times
 
     def __call__(self, step: int) -> dict[str, LossByLevel]:
