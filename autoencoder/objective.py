@@ -18,7 +18,7 @@ from autoencoder.perceptual import Perceptual, build_perceptual
 from ldm import keyed
 from ldm.config import AutoencoderConfig, TrainConfig
 from ldm.data.example import Source
-from ldm.data.images import ImageDataset, image_loader
+from ldm.data.images import ImageDataset, batches
 from ldm.errors import UserError
 from ldm.training.gradients import average_gradients
 from ldm.training.optim import GuardedStep, adamw
@@ -235,7 +235,7 @@ def examples(
     config, seed, device = run.config, run.config.seed, run.device
     dataset = ImageDataset(source, config.data, seed)
     slots = run.slots(range(len(source)), start, shuffle=not source.sequential)
-    for count, loaded in enumerate(image_loader(dataset, slots, config.data.workers)):
+    for count, loaded in enumerate(batches(dataset, slots, config.data.workers)):
         step = start + count // run.train.accumulation
         places = [int(slot) for slot in loaded["slot"]]
         noise = keyed.example_normal(latent_shape, seed, step, places, "posterior")

@@ -1,7 +1,7 @@
 """Batches of pixels and captions for one process, decoded by workers."""
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypedDict
 
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ldm.data.captions import choose_caption
-from ldm.data.example import Source
+from ldm.data.example import BadImage, Source
 from ldm.data.order import Slot
 from ldm.data.pixels import normalise, to_pixels
+from ldm.errors import UserError
 from ldm.keyed import generator, uniform
 
 
@@ -52,9 +53,13 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, slot: Slot) -> Item:
+    def __getitem__(self, slot: Slot) -> Item | BadImage:
+        """The example of a slot, or why its image, which was sound when checked, is none now."""
         key = (self.seed, slot.step, slot.slot)
-        example = self.source[slot.index]
+        try:
+            example = self.source[slot.index]
+        except BadImage as bad:
+            return bad
         pixels = to_pixels(
             example.image,
             self.resolution,
@@ -72,9 +77,16 @@ class ImageDataset(Dataset):
         )
 
 
-def collate(items: list[Item]) -> Batch:
-    """Stack the pixels; everything else is a list."""
-    lists: dict[str, Any] = {key: [item[key] for item in items] for key in Item.__annotations__}  # type: ignore[literal-required]
+def collate(items: list[Item | BadImage]) -> Batch | BadImage:
+    """Stack the pixels; everything else is a list. Of a bad image nothing is left but that it is.
+
+    It travels as a value: what a worker raises arrives as the text of a traceback.
+    """
+    for bad in items:
+        if isinstance(bad, BadImage):
+            return bad
+    sound: list[Any] = list(items)
+    lists: dict[str, Any] = {key: [item[key] for item in sound] for key in Item.__annotations__}
     return Batch(**{**lists, "pixels": torch.stack(lists["pixels"])})  # type: ignore[typeddict-item]
 
 
@@ -84,10 +96,26 @@ def leave_signals_to_the_trainer(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def batches(
+    dataset: ImageDataset, slots: Iterable[list[Slot]], workers: int = 0
+) -> Iterator[Batch]:
+    """One collated micro-batch for each list of `slots`.
+
+    Raises UserError where an image was damaged or taken away since all of them were checked.
+    """
+    for batch in image_loader(dataset, slots, workers):
+        if isinstance(batch, BadImage):
+            raise UserError(
+                f"an image that could be read before training cannot be read now: {batch}; put it "
+                "back or remove it from the data, and run the same command again"
+            )
+        yield batch
+
+
 def image_loader(
     dataset: ImageDataset, slots: Iterable[list[Slot]], workers: int = 0
 ) -> DataLoader:
-    """A loader that gives one collated micro-batch for each list of `slots`."""
+    """A loader that gives one collated micro-batch, or a bad image, for each list of `slots`."""
     return DataLoader(
         dataset,
         batch_sampler=slots,  # type: ignore[arg-type]  # any iterable of lists will do

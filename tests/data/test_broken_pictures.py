@@ -23,7 +23,10 @@ def sound() -> dict[str, bytes]:
     exif[0x0112] = 6
     exif.get_ifd(0x8769)[0xA001] = 2
     found = {kind: encoded(image, kind) for kind in ("BMP", "GIF", "PPM", "JPEG2000")}
-    for kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF"):
+    Image.init()
+    for kind in sorted(
+        {"PNG", "JPEG", "WEBP", "TIFF", "AVIF"} & set(Image.SAVE)
+    ):  # AVIF since Pillow 11.3
         found[kind] = encoded(image, kind, exif=exif, icc_profile=icc)
     frames = [picture(k, 24, 18) for k in (1, 2)]
     for kind in ("GIF", "PNG", "WEBP", "TIFF"):

@@ -2,6 +2,8 @@ import pytest
 import torch
 from pictures import config, picture, rows
 
+import ldm.data.images
+from ldm.config import load_config
 from ldm.data.captions import choose_caption
 from ldm.data.images import ImageDataset, image_loader
 from ldm.data.order import Slot, micro_batches
@@ -81,4 +83,12 @@ def test_nothing_is_mirrored_unless_asked_for(folder):
 
 def test_an_unknown_crop_is_refused():
     with pytest.raises(UserError, match=r"data\.crop='middle' is not one of center, random"):
-        config("drawn", crop="middle")
+        load_config(None, ["data.crop=middle"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_is_damaged_during_training_ends_it_in_a_sentence(dataset, workers, tmp_path):
+    slots = list(micro_batches(5, 10, 8, stop=2))
+    (tmp_path / "images" / "a" / "004.png").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"read before training .* now: a/004\.png: is no picture"):
+        list(ldm.data.images.batches(dataset, slots, workers))
