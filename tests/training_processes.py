@@ -9,9 +9,24 @@ from pathlib import Path
 
 from ldm.config import load_config
 
-# A fork server imports torch, diffusers and transformers once; every process is a fork of it.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["train_ldm", "train_autoencoder", "tests.warmed"])
+
+def context(method: str | None = None):
+    """multiprocessing's, of the method that this machine needs unless one is given."""
+    made = multiprocessing.get_context(method or start_method())
+    if made.get_start_method() == "forkserver":  # it imports torch and the rest once
+        made.set_forkserver_preload(["train_ldm", "train_autoencoder", "tests.warmed"])
+    return made
+
+
+def start_method() -> str:
+    """How processes begin: forked from a server that has imported everything, or all anew.
+
+    Importing diffusers counts the GPUs, and no fork of a process that has may use one: CUDA then
+    says that it cannot be initialised again. So where there is a GPU each process is spawned.
+    """
+    import torch
+
+    return "spawn" if torch.cuda.is_available() else "forkserver"
 
 
 def _train(
@@ -29,11 +44,15 @@ def start(
     yaml: str | Path,
     overrides: list[str],
     before: Callable[[], None] | None = None,
+    method: str | None = None,
     **environment: str,
 ):
-    """A process that trains; `before` runs in it first (a module-level function)."""
+    """A process that trains; `before` runs in it first (a module-level function).
+
+    `method` is multiprocessing's; what the machine needs unless given.
+    """
     environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}
-    process = _context.Process(
+    process = context(method).Process(
         target=_train, args=(script, str(yaml), overrides, environment, before)
     )
     process.start()

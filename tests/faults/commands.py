@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.training_processes import _context
+from tests.training_processes import context
 
 HANG = 300  # seconds without an end
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -42,7 +42,7 @@ class Ended(NamedTuple):
 def run(target: str, arguments: list[str], before=None, folder: Path | None = None) -> Ended:
     """The end of `target` ("train_ldm:main") under command-line arguments; `before` runs first."""
     says = Path(folder or ".") / f".said_{os.getpid()}"
-    process = _context.Process(target=_command, args=(target, arguments, before, str(says)))
+    process = context().Process(target=_command, args=(target, arguments, before, str(says)))
     process.start()
     process.join(HANG)
     status = process.exitcode
