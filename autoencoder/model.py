@@ -47,9 +47,9 @@ def build_autoencoder(model: Mapping[str, Any]) -> AutoencoderKL:
     return AutoencoderKL(**arguments)
 
 
-def load_autoencoder(path: str | Path) -> AutoencoderKL:
+def load_autoencoder(path: str | Path, variant: str | None = None) -> AutoencoderKL:
     """An AutoencoderKL from a folder or Hub name, its own or that of a whole pipeline."""
-    return load_pretrained(AutoencoderKL, path, "vae")
+    return load_pretrained(AutoencoderKL, path, "vae", variant)
 
 
 def initial_autoencoder(config: Config) -> AutoencoderKL:
@@ -60,14 +60,14 @@ def initial_autoencoder(config: Config) -> AutoencoderKL:
             "fine-tune it, give its name as autoencoder.init instead"
         )
     if config.autoencoder.init is not None:
-        return load_autoencoder(config.autoencoder.init)
+        return load_autoencoder(config.autoencoder.init, config.autoencoder.variant)
     return build_autoencoder(config.autoencoder.model)
 
 
 def configured_autoencoder(config: Config) -> AutoencoderKL:
     """What stage 2 works in: `autoencoder.path`, or else what stage 1 exported into the run."""
     if config.autoencoder.path is not None:
-        return load_autoencoder(config.autoencoder.path)
+        return load_autoencoder(config.autoencoder.path, config.autoencoder.variant)
     if not (export := export_folder(config)).is_dir():
         raise UserError(
             f"{export} does not exist: train it with train_autoencoder.py and the same config, or "

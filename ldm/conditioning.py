@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from transformers import (
@@ -26,8 +25,9 @@ from transformers import (
 
 from ldm.conditions.tokens import attention_mask, token_count, token_ids
 from ldm.config import ConditioningConfig
-from ldm.core.weights import refuse_bad_weights
 from ldm.errors import UserError
+from ldm.models.hub import fetched
+from ldm.models.weights import load_part, refuse_a_file
 from ldm.tokenizers import NULL, clip_bpe_tokenizer, word_tokenizer
 
 
@@ -197,31 +197,27 @@ def _pretrained(
         raise UserError(
             f"conditioning.kind={config.kind} needs conditioning.path=NAME, a folder or Hub name"
         )
-    path, places = config.path, [("", ""), ("text_encoder", "tokenizer")]
-    if Path(path).is_dir():
-        places = places[1:] if (Path(path) / "text_encoder").is_dir() else places[:1]
-        refuse_bad_weights(Path(path) / places[0][0])
-    reasons = []
-    for encoder_folder, tokenizer_folder in places:
-        try:
-            found = AutoConfig.from_pretrained(path, subfolder=encoder_folder).model_type
-            if found not in types:
-                raise UserError(
-                    f"conditioning.path {path!r} holds a {found} model, and kind={config.kind} "
-                    f"reads {' or '.join(types)}"
-                )
-            tokenizer = AutoTokenizer.from_pretrained(path, subfolder=tokenizer_folder)
-            encoder = encoder_class.from_pretrained(
-                path, subfolder=encoder_folder, use_safetensors=True
-            )
-            return tokenizer, encoder.float().requires_grad_(False).eval()
-        except UserError:
-            raise
-        except (OSError, ValueError, SafetensorError) as error:
-            reasons.append((str(error).strip() or type(error).__name__).splitlines()[0])
+    place = Path(config.path).expanduser()
+    try:
+        if not place.is_dir():
+            refuse_a_file(config.path)
+            place = fetched(config.path, ("", "text_encoder", "tokenizer"), config.variant)
+        whole = (place / "text_encoder").is_dir()
+        encoder_place = place / "text_encoder" if whole else place
+        found = AutoConfig.from_pretrained(encoder_place).model_type
+        if found in types:
+            tokenizer = AutoTokenizer.from_pretrained(place / "tokenizer" if whole else place)
+            encoder = load_part(encoder_class, encoder_place, config.variant)
+            return tokenizer, encoder.float().requires_grad_(False)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"conditioning.path {config.path!r} cannot be read as a tokenizer and text encoder: "
+            f"{reason}"
+        ) from None
     raise UserError(
-        f"conditioning.path {path!r} cannot be read as a tokenizer and text encoder: "
-        + "; nor its text_encoder: ".join(reasons)
+        f"conditioning.path {config.path!r} holds a {found} model, and kind={config.kind} reads "
+        f"{' or '.join(types)}"
     )
 
 

@@ -108,6 +108,7 @@ class AutoencoderConfig:
     path: Where | None = (
         None  # a folder or Hub name; None: train_autoencoder.py makes it in the run
     )
+    variant: str | None = None  # of the weights at path or init, such as fp16; None: what there is
     model: dict[str, Any] = field(default_factory=dict)  # arguments of diffusers' AutoencoderKL
     init: Where | None = None  # train_autoencoder.py fine-tunes this one (a folder or Hub name)
     trainable: Literal["all", "decoder"] = "all"
@@ -127,6 +128,7 @@ class ConditioningConfig:
     kind: Literal["joint", "clip", "t5", "class", "none"] = "joint"  # joint: CLIP's architecture,
     # trained along
     path: Where | None = None  # clip and t5: folder or Hub name
+    variant: str | None = None  # of the weights there
     model: dict[str, Any] = field(default_factory=dict)  # joint: arguments of CLIPTextConfig
     dropout: Share = 0.1  # captions dropped for classifier-free guidance
     cache_dtype: Literal["float32", "float16"] = "float32"  # of what a frozen encoder makes of them

@@ -1,6 +1,6 @@
 """The conditional U-Net: diffusers' own class, from a config, with two attention processors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from inspect import signature
 from math import gcd
@@ -33,9 +33,9 @@ def build_unet(
 
     Where they are silent: widths 128, 256, 256; cross attention on every scale but the coarsest,
     as in Stable Diffusion; heads 32 wide. `init` is a trained one to start from, a folder or
-    Hub name, also a pipeline's; it takes no other argument but `layers_per_block`, to which it
-    grows. Raises UserError for an unknown argument, naming the nearest, for values the class
-    refuses, and for a trained one of another shape.
+    Hub name, also a pipeline's; it takes no other argument but `variant`, of its weights, and
+    `layers_per_block`, to which it grows. Raises UserError for an unknown argument, naming the
+    nearest, for values the class refuses, and for a trained one of another shape.
     """
     shape = {
         "in_channels": in_channels,
@@ -45,7 +45,7 @@ def build_unet(
     if "init" in kwargs:
         if kwargs["init"] is not None:
             return _trained(kwargs, sample_size, shape)
-        kwargs = {k: v for k, v in kwargs.items() if k != "init"}
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("init", "variant")}
     known = [name for name in signature(UNet2DConditionModel).parameters if name not in _DERIVED]
     for key in kwargs:
         if key in _DERIVED:
@@ -79,7 +79,7 @@ def build_unet(
         return UNet2DConditionModel(
             **defaults | lists_as_tuples,
             **shape,
-            sample_size=sample_size,
+            sample_size=whole_side(sample_size),
         )
     except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"unet: {' '.join(str(error).split())}") from None
@@ -89,16 +89,16 @@ def _trained(
     kwargs: dict[str, Any], sample_size: int | tuple[int, int], shape: dict[str, int]
 ) -> UNet2DConditionModel:
     """The one that `init` names, if it has the `shape` that the other parts need."""
-    if others := sorted(kwargs.keys() - {"init", "layers_per_block"}):
+    if others := sorted(kwargs.keys() - {"init", "variant", "layers_per_block"}):
         raise UserError(f"unet.init brings its own architecture: leave out unet.{others[0]}")
-    unet = load_pretrained(UNet2DConditionModel, kwargs["init"], "unet")
+    unet = load_pretrained(UNet2DConditionModel, kwargs["init"], "unet", kwargs.get("variant"))
     for key, value in shape.items():
         if (found := unet.config[key]) != value:
             raise UserError(
                 f"unet.init={kwargs['init']} has {key} {found}, and this autoencoder, conditioning "
                 f"and prediction need {value}: take all of them from one model"
             )
-    unet.register_to_config(sample_size=sample_size)
+    unet.register_to_config(sample_size=whole_side(sample_size))
     if "layers_per_block" in kwargs:
         unet = grown(unet, kwargs["layers_per_block"])
     return unet.train()
@@ -117,6 +117,15 @@ def refuse_a_lone_unet(config: Config) -> None:
             "unet.init knows its latents as they were, and autoencoder.standardize=true rescales "
             "them: set it to false"
         )
+
+
+def whole_side(sample_size: int | Sequence[int]) -> int | tuple[int, ...]:
+    """A size as a config has it: one number where the sides are equal.
+
+    diffusers' image-to-image, inpainting, PAG and Auto pipelines compare it with a number.
+    """
+    sides = (sample_size,) if isinstance(sample_size, int) else tuple(sample_size)
+    return sides[0] if len(set(sides)) == 1 else sides
 
 
 def parameter_count(model: nn.Module) -> int:

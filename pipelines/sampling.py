@@ -22,6 +22,7 @@ from pipelines.guided import Told, guided
 from pipelines.pixels import Images, refuse_output_type
 from pipelines.prompts import Prompt, Prompts
 from pipelines.seeds import Draws, generators
+from pipelines.stock import refuse_arguments
 
 log = logging.getLogger(__name__)
 NO_NUMBERS = (
@@ -114,10 +115,34 @@ class Sampling(Watched):
         self, prompt: Prompt, negative_prompt: Prompt, images: int, guided: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Contexts (B, L, D) of the prompts, each `images` times, and of the negative ones."""
+        return self.encode_prompt(prompt, None, images, guided, negative_prompt)
+
+    def encode_prompt(
+        self,
+        prompt: Prompt = None,
+        device: torch.device | str | None = None,
+        num_images_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: Prompt = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        lora_scale: float | None = None,
+        clip_skip: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """diffusers' name and order for prompt_embeds and negative_prompt_embeds, (B, L, D)."""
         positive, negative = self._prompts.encode(
-            self.conditioner, prompt, negative_prompt, images, guided
+            self.conditioner,
+            prompt,
+            negative_prompt,
+            num_images_per_prompt,
+            do_classifier_free_guidance,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            clip_skip=clip_skip,
         )
-        return positive.to(self.dtype), None if negative is None else negative.to(self.dtype)
+        place = self.device if device is None else device
+        positive = positive.to(place, self.dtype)
+        return positive, None if negative is None else negative.to(place, self.dtype)
 
     def network(self, positive: Tensor, negative: Tensor | None, guidance: Guidance) -> Network:
         """The guided U-Net under two contexts, float32 in and out."""
@@ -137,6 +162,7 @@ class Sampling(Watched):
 
         Whatever it changes is its own: several may run at a time, in threads of their own.
         """
+        refuse_arguments(type(self).__name__, options, Options.__annotations__)
         output_type = options.get("output_type") or "pil"
         refuse_output_type(output_type)
         spec, sampler, labels = self.spec, options.get("sampler"), options.get("timesteps")
@@ -153,18 +179,15 @@ class Sampling(Watched):
         levels = spec.levels(steps) if labels is None else spec.visiting(labels)
         each = options.get("num_images_per_prompt")
         each = 1 if each is None else whole("num_images_per_prompt", each, 1)
-        positive, negative = self._prompts.encode(
-            self.conditioner,
+        positive, negative = self.encode_prompt(
             prompt,
-            options.get("negative_prompt"),
-            each,
-            guidance.scale > 1,
+            num_images_per_prompt=each,
+            do_classifier_free_guidance=guidance.scale > 1,
+            negative_prompt=options.get("negative_prompt"),
             prompt_embeds=options.get("prompt_embeds"),
             negative_prompt_embeds=options.get("negative_prompt_embeds"),
             clip_skip=options.get("clip_skip"),
         )
-        positive = positive.to(self.device, self.dtype)
-        negative = None if negative is None else negative.to(self.device, self.dtype)
         count = len(positive)
         draw = Draws(
             generators(options.get("seed"), options.get("generator"), count),

@@ -126,7 +126,7 @@ def test_a_trained_unet_is_where_training_starts(unet, tmp_path):
     unet.save_pretrained(tmp_path / "pipeline" / "unet")
     for path in (tmp_path / "pipeline", tmp_path / "pipeline" / "unet"):
         found = build_unet({"init": str(path)}, **SHAPE | {"sample_size": (16, 16)})
-        assert found.config.sample_size == (16, 16)
+        assert found.config.sample_size == 16  # stock pipelines compare it with a number
         weights = found.state_dict()
         assert all(weights[k].equal(v) for k, v in unet.state_dict().items())
     sentence = (

@@ -98,7 +98,7 @@ def test_round_trip_up_and_down_and_what_the_hub_refuses(tmp_path, run):
         assert url == f"{hub.url}/gardener/tiny-flowers"
         assert "the Hub refused 'mine'" in refused and "hf auth login" in refused
         assert "'not a name!' cannot be published" in misnamed
-        assert "gardener/absent cannot be loaded as a pipeline" in absent
+        assert "gardener/absent cannot be loaded: 404" in absent
         assert set(hub.repositories) == {"gardener/tiny-flowers", "team/plain"}
         assert hub.private == {"gardener/tiny-flowers"}
 
