@@ -50,11 +50,16 @@ def _json_lines(path: Path, file_column: str | None) -> Rows:
             return Rows(found, range(1, len(found) + 1), unit="row")
     values, lines = [], []
     for number, line in enumerate(io.StringIO(text, newline=None), 1):
-        if not line.strip():
+        if line.isspace():
             continue
-        row = _parsed(line, f"{path}, line {number}")
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number} {_fault(error)}") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number} is not a JSON object of columns")
+        if line.count('":') + line.count('" :') > len(row):  # a nested object, or a key twice
+            json.loads(line, object_pairs_hook=_unique(f"{path}, line {number}"))
         values.append(row)
         lines.append(number)
     return Rows(values, lines)
@@ -69,18 +74,12 @@ def _list(path: Path, text: str) -> list[dict[str, Any]] | None:
     return found if objects else None
 
 
-def _parsed(line: str, where: str) -> Any:
-    """The value of a line; raises UserError where it has none, or an object with a key twice."""
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON: {error.msg} at character {error.pos + 1}") from None
-    except (ValueError, RecursionError) as error:  # a number of 4,301 digits; a thousand brackets
-        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise UserError(f"{where} cannot be read as JSON: {reason}") from None
-    if isinstance(value, dict) and line.count('":') + line.count('" :') > len(value):
-        json.loads(line, object_pairs_hook=_unique(where))  # slower, so where it may be needed
-    return value
+def _fault(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"is not JSON: {error.msg} at character {error.pos + 1}"
+    if isinstance(error, RecursionError):
+        return "cannot be read as JSON: nested too deep"
+    return f"cannot be read as JSON: {error}"  # a number of 4,301 digits
 
 
 def _unique(where: str) -> Callable[[list[tuple[str, Any]]], None]:
