@@ -1,8 +1,13 @@
 """Parquet, webdataset, saved and Hub data sets: what Hugging Face `datasets` reads, as tables."""
 
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from glob import escape
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import pyarrow as pa
 from datasets import (
     ClassLabel,
     Dataset,
@@ -15,8 +20,9 @@ from datasets import (
 
 from ldm.data.columns import FILES, IMAGES, find, listed, named
 from ldm.data.example import BadImage
+from ldm.data.listing import pattern, sound, spellings, suffix, suffixes
 from ldm.data.splits import chosen
-from ldm.data.table import Table
+from ldm.data.table import Table, merged
 from ldm.errors import UserError
 
 
@@ -29,13 +35,17 @@ def load_splits(where: str, kind: str | None, streaming: bool) -> Mapping[str, A
     try:
         if kind == "saved":
             data = load_from_disk(where)
+        elif kind == "folder" and escape(where) != where:  # a folder's name is no pattern
+            kinds = {"parquet": "parquet", "tar": "webdataset"}
+            built = next(kinds[end] for end in kinds if any(Path(where).rglob(f"*.{end}")))
+            data = load_dataset(built, data_dir=escape(where), streaming=streaming)
         elif kind == "folder":
             data = load_dataset(where, streaming=streaming)  # splits by the files' names
         elif kind is None:
             name, _, config = where.partition(":")
             data = load_dataset(name, config or None, streaming=streaming)
         else:
-            data = load_dataset(kind, data_files=where, streaming=streaming)
+            data = load_dataset(kind, data_files=pattern(where), streaming=streaming)
     except Exception as error:  # every builder, file system and the Hub client raise their own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         place = "a data set on the Hub" if kind is None else f"a {kind} data set"
@@ -64,6 +74,13 @@ def pick_split(splits: Mapping[str, Any], split: str, where: str) -> tuple[Any, 
     raise UserError(f"{where} has no split 'train'; its splits are {listed(splits)}")
 
 
+class StoredImage(NamedTuple):
+    """What a row has of its image: the name of its file, its bytes, or both."""
+
+    path: str | None
+    embedded: bool
+
+
 class DatasetTable(Table):
     """What `datasets` tells of a data set by its features, however its rows are read."""
 
@@ -78,10 +95,34 @@ class DatasetTable(Table):
         self.class_column = next(iter(self._classes), None)
         self.key_column = find(self.columns, ("__key__", *FILES))
         self.names: Sequence[Any] | None = None  # the values of key_column
+        self._photos: list[str | None] | None = None
+        self._folder = _folder(where)  # where files lie that a row names
 
     def name(self, index: int) -> str:
         name = self.names[index] if self.names is not None else None
-        return name if isinstance(name, str) else f"row {index}"
+        return sound(name) if isinstance(name, str) else f"row {index}"
+
+    def photo(self, index: int) -> str | None:
+        return self._photos[index] if self._photos is not None else None
+
+    def of_images(self, stored: Sequence[StoredImage]) -> Table:
+        """The table with one row for each file that rows name, by what each of its rows stores.
+
+        Rows that hold copies of one file stay, and `photo` knows of them.
+        """
+        files = [_file(image.path) for image in stored]
+        self._photos = _shared(files)
+        if not any(self._photos) and self.names is not None:
+            self._photos = _shared([_file(name) for name in self.names])
+        rows = enumerate(zip(stored, files, strict=True))
+        return merged(self, [i if s.embedded or file is None else file for i, (s, file) in rows])
+
+    def _at(self, image: str | bytes) -> str | bytes:
+        """An image's bytes, or the path where its file lies: as it is, else beside the table."""
+        if isinstance(image, bytes) or self._folder is None or os.path.isfile(image):
+            return image
+        paths = [os.path.join(self._folder, each) for each in spellings(image)]
+        return next((path for path in paths if os.path.isfile(path)), image)
 
     def class_names(self, column: str) -> tuple[str, ...] | None:
         return self._classes.get(column)
@@ -103,13 +144,50 @@ class ArrowTable(DatasetTable):
         return len(self._images)
 
     def encoded(self, index: int) -> str | bytes:
-        return encoded_image(self._images[index][self.image_column], self.name(index))
+        return self._at(encoded_image(self._images[index][self.image_column], self.name(index)))
+
+    def stored(self) -> list[StoredImage]:
+        """What each row has of its image, without reading the images themselves."""
+        found: list[StoredImage] = []
+        rows = self._images.with_format("arrow")
+        for start in range(0, len(rows), 10_000):
+            column = rows[start : start + 10_000][self.image_column].combine_chunks()
+            if pa.types.is_struct(column.type) and {"bytes", "path"} <= set(column.type.names):
+                held = column.field("bytes").is_valid().to_pylist()
+                found += map(StoredImage, column.field("path").to_pylist(), held)
+            elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                found += [StoredImage(path, False) for path in column.to_pylist()]
+            else:
+                found += [StoredImage(None, True)] * len(column)
+        return found
 
     def values(self, column: str) -> Sequence[Any]:
         path = self.paths[column]
         rows = self._data.select_columns([path[0]])
         batches = (rows[i : i + 10_000][path[0]] for i in range(0, len(rows), 10_000))
-        return [value_at({path[0]: value}, path) for batch in batches for value in batch]
+        try:
+            return [value_at({path[0]: value}, path) for batch in batches for value in batch]
+        except UnicodeDecodeError as error:
+            raise UserError(f"column {column!r} of {self.where} is not UTF-8: {error}") from None
+
+
+def _folder(where: str) -> str | None:
+    """The folder of a data set that is stored in files, which may be given as a pattern."""
+    folder = where if os.path.isdir(where) else os.path.dirname(where)
+    return folder if os.path.isdir(folder) else None
+
+
+def _file(name: Any) -> str | None:
+    """The name of an image's file, always in one spelling; None for what is no such name."""
+    if not isinstance(name, str) or suffix(name) not in suffixes():
+        return None
+    return os.path.normpath(spellings(name)[2])
+
+
+def _shared(files: list[str | None]) -> list[str | None]:
+    """The file of each row, where another row has the same."""
+    counts = Counter(files)
+    return [file if counts[file] > 1 else None for file in files]
 
 
 def _image_column(features: Features, wanted: str | None, where: str) -> str:

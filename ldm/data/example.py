@@ -59,9 +59,9 @@ class Source(ABC):
     @abstractmethod
     def name(self, index: int) -> str: ...
 
-    def photo(self, index: int) -> str:
-        """What examples of one photo have in common: none of them is held out alone."""
-        return self.name(index)
+    def photo(self, index: int) -> str | None:
+        """The file that this example and others are of, so that none of them is held out alone."""
+        return None
 
     def __getitem__(self, index: int) -> Example:
         """Everything about one example; raises BadImage."""
@@ -101,7 +101,7 @@ class _Over(Source):
     def name(self, index: int) -> str:
         return self.source.name(index)
 
-    def photo(self, index: int) -> str:
+    def photo(self, index: int) -> str | None:
         return self.source.photo(index)
 
 
@@ -132,7 +132,7 @@ class Subset(_Over):
     def name(self, index: int) -> str:
         return self.source.name(self.indices[index])
 
-    def photo(self, index: int) -> str:
+    def photo(self, index: int) -> str | None:
         return self.source.photo(self.indices[index])
 
 

@@ -3,28 +3,37 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
+from glob import escape
 from pathlib import Path
 from unicodedata import normalize
 
+from PIL import Image
+
+from ldm.data.decoding import FORMATS
 from ldm.errors import UserError
 
-_READ = ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .avif .jp2"
-SUFFIXES = frozenset(_READ.split(" "))
-_OTHERS = (  # what else people have among their images
+_OTHERS = (
     ".heic .heif .hif .avif .jxl .jp2 .j2k .jxr .svg .svgz .psd .psb .ai .eps .ps .pdf .xcf .kra "
     ".tga .exr .hdr .ico .icns .dds .pcx .qoi .apng .wmf .emf "
     ".dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .orf .rw2 .raf .raw .pef .srw .x3f .3fr .iiq .gpr "
     ".mp4 .m4v .mov .avi .mkv .webm .gifv .mpg .mpeg .wmv .3gp"
 )
-UNREAD = frozenset(_OTHERS.split(" ")) - SUFFIXES
+UNREAD = frozenset(_OTHERS.split(" "))  # what else people have among their images
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """How the names of pictures end that Pillow reads here, as far as they are to be read."""
+    kinds = Image.registered_extensions().items()
+    return frozenset(end for end, kind in kinds if kind in FORMATS and kind in Image.OPEN)
 
 
 class Listing:
     """Every file below a folder, hidden ones left out; folders that are linked are followed.
 
-    A folder that is reached twice is read once, so that no circle of links has an end to find.
-    Paths are relative to the folder.
+    A folder that is reached twice is read once, so circles of links end. Paths are relative to the
+    folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +45,7 @@ class Listing:
         self.others: list[str] = []
         for path in self._walk():
             name = path.rpartition(os.sep)[2]
-            (images if _suffix(name) in SUFFIXES else self.others).append(path)
+            (images if suffix(name) in suffixes() else self.others).append(path)
         self.images = sorted(images, key=lambda path: path.split(os.sep))
         self.others.sort(key=lambda path: path.split(os.sep))
 
@@ -70,14 +79,14 @@ class Listing:
                     (links if entry.is_symlink() else folders).append(path)
                 elif _is(entry.is_file):
                     yield path
-                elif entry.is_symlink() and _suffix(entry.name) in SUFFIXES:
+                elif entry.is_symlink() and suffix(entry.name) in suffixes():
                     self.lost += 1
 
     def notes(self) -> tuple[str, ...]:
         """What a user may not know of the folder, a sentence each."""
         notes = []
-        suffixes = Counter(_suffix(path) for path in self.others)
-        unread = {k: n for k, n in suffixes.most_common() if k in UNREAD}
+        ends = Counter(suffix(path) for path in self.others).most_common()
+        unread = {end: n for end, n in ends if end in UNREAD}
         if unread:
             kinds = ", ".join(f"{n:,} {kind}" for kind, n in unread.items())
             notes.append(f"{kinds} in {self.folder} cannot be read and are left out")
@@ -104,7 +113,7 @@ class Listing:
         """The only path of each spelling; None where several are spelt alike."""
         alike: dict[str, str | None] = {}
         for path in self.images:
-            key = _spelling(path)
+            key = _folded(path)
             alike[key] = path if key not in alike else None
         return alike
 
@@ -113,7 +122,7 @@ class Listing:
         """The only path that ends in each name; None where several do."""
         bare: dict[str, str | None] = {}
         for path in self.images:
-            key = _spelling(path.rpartition(os.sep)[2])
+            key = _folded(path.rpartition(os.sep)[2])
             bare[key] = path if key not in bare else None
         return bare
 
@@ -128,15 +137,14 @@ class Listing:
         path = os.path.join(beside, name)
         if path in self._known:
             return path
-        tried = [name, name.strip().replace("\\", "/")]
-        tried += [normalize(form, tried[1]) for form in ("NFC", "NFD")]
+        tried = spellings(name)
         paths = [self._inside(os.path.normpath(os.path.join(beside, each))) for each in tried]
         for path in paths:
             if path in self._known or os.path.isfile(os.path.join(self.folder, path)):
                 return path
-        found = self._alike.get(_spelling(paths[1]))
+        found = self._alike.get(_folded(paths[1]))
         if found is None and "/" not in tried[1]:
-            found = self._bare.get(_spelling(tried[1]))
+            found = self._bare.get(_folded(tried[1]))
             if found is not None and not found.startswith(os.path.join(beside, "")):
                 found = None
         return found or paths[0]
@@ -156,12 +164,27 @@ def _is(kind: Callable[[], bool]) -> bool:
         return False
 
 
-def _suffix(name: str) -> str:
+def suffix(name: str) -> str:
+    """How a file's name ends, in small letters."""
     return os.path.splitext(name)[1].lower()
 
 
-def _spelling(path: str) -> str:
+def spellings(name: str) -> list[str]:
+    """A file's name as it is written; with slashes for backslashes; in the two Unicode forms."""
+    plain = name.strip().replace("\\", "/")
+    return [name, plain, normalize("NFC", plain), normalize("NFD", plain)]
+
+
+def _folded(path: str) -> str:
     return normalize("NFC", path.replace("\\", "/")).casefold()
+
+
+def pattern(path: str) -> str:
+    """A path as a pattern, where the brackets in the names of what is there match themselves."""
+    if escape(path) == path or os.path.exists(path):
+        return escape(path)
+    folder, name = os.path.split(path)
+    return os.path.join(pattern(folder), name) if folder != path else path
 
 
 def sound(name: str) -> str:

@@ -4,6 +4,7 @@ import logging
 import os
 from functools import lru_cache
 from glob import glob
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -11,7 +12,7 @@ from ldm.core.text import shown
 from ldm.data.drawn import VALIDATION_START, DrawnFlowers
 from ldm.data.example import BadImage, CaptionedByLabel, Captionless, Example, Source, Subset
 from ldm.data.folder import open_folder
-from ldm.data.listing import Listing
+from ldm.data.listing import Listing, pattern
 from ldm.data.table import Needs, Table, TableSource
 from ldm.data.tars import TarTable, tar_files
 from ldm.errors import UserError
@@ -115,13 +116,18 @@ def _stored(config: DataOptions, split: Split, seed: int, needs: Needs) -> Sourc
 
 
 def _ranked(source: Source, seed: int, purpose: str) -> list[int]:
-    """All indices in an order keyed by photo: an image that joins moves few of the others."""
-    return sorted(range(len(source)), key=lambda i: (uniform(seed, purpose, source.photo(i)), i))
+    """All indices in an order keyed by name: an image that joins moves few of the others."""
+
+    def key(index: int) -> tuple[float, int]:
+        return uniform(seed, purpose, source.photo(index) or source.name(index)), index
+
+    return sorted(range(len(source)), key=key)
 
 
-def _between_photos(photos: list[str], at: int) -> int:
-    """The first place from `at` on that parts no photo's rows, else the last before it."""
-    places = [i for i in range(1, len(photos)) if photos[i] != photos[i - 1]]
+def _between_photos(photos: list[str | None], at: int) -> int:
+    """The first place from `at` on that parts no photo's examples, else the last before it."""
+    pairs = enumerate(pairwise(photos), 1)
+    places = [i for i, (a, b) in pairs if a is None or a != b]
     return next((i for i in places if i >= at), places[-1] if places else at)
 
 
@@ -149,7 +155,7 @@ def _kind(where: str, path: Path) -> str | None:
         listing = Listing(path)
         shards = (file for file in listing.others if file.lower().endswith(tuple(by_suffix)))
         return "folder" if not listing.images and any(shards) else "images"
-    if path.suffix in by_suffix and (path.is_file() or glob(str(path), recursive=True)):
+    if path.suffix in by_suffix and (path.is_file() or glob(pattern(str(path)), recursive=True)):
         return by_suffix[path.suffix]
     forms = "a folder of images, a parquet or tar file or a glob of them, or a Hub data set's name"
     if path.is_file():
@@ -175,5 +181,7 @@ def _arrow_table(
     splits = load_splits(where, kind, streaming)
     data, own = pick_split(splits, split, where)
     if streaming:
-        return StreamTable(data, where, config.image, config.size), own
-    return ArrowTable(data, where, config.image), own
+        stream = StreamTable(data, where, config.image, config.size)
+        return stream.of_images(stream.stored), own
+    table = ArrowTable(data, where, config.image)
+    return table.of_images(table.stored()), own

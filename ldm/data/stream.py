@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import IterableDataset
 
-from ldm.data.arrow import DatasetTable, encoded_image, value_at
+from ldm.data.arrow import DatasetTable, StoredImage, encoded_image, value_at
 from ldm.data.example import BadImage
 
 
@@ -31,12 +31,15 @@ class StreamTable(DatasetTable):
         self._reader: Iterator[dict[str, Any]] = iter(())
         self._process, self._next = -1, 0
         self._length = 0
+        self.stored: list[StoredImage] = []  # what each row has of its image
         content = blake2b(digest_size=16)
         for row in itertools.islice(_rows(data), size):
             self._length += 1
             for column, path in self.paths.items():
                 self._values[column].append(value_at(row, path))
-            content.update(_content(row[self.image_column]))
+            image = row[self.image_column]
+            content.update(_content(image))
+            self.stored.append(_stored(image))
         self.fingerprint = content.hexdigest()
         self.names = self._values[self.key_column] if self.key_column else None
 
@@ -53,7 +56,7 @@ class StreamTable(DatasetTable):
             self._process, self._next = os.getpid(), index
         row = next(itertools.islice(self._reader, index - self._next, None))
         self._next = index + 1
-        return encoded_image(row[self.image_column], self.name(index))
+        return self._at(encoded_image(row[self.image_column], self.name(index)))
 
     def values(self, column: str) -> Sequence[Any]:
         return self._values[column]
@@ -63,6 +66,12 @@ def _rows(data: IterableDataset) -> Iterator[dict[str, Any]]:
     """Every row, also in a DataLoader's worker, where plain iteration gives only its own shards."""
     for batch in data.iter(batch_size=1):
         yield {column: values[0] for column, values in batch.items()}
+
+
+def _stored(image: Any) -> StoredImage:
+    if isinstance(image, dict):
+        return StoredImage(image.get("path"), bool(image.get("bytes")))
+    return StoredImage(image if isinstance(image, str) else None, not isinstance(image, str))
 
 
 def _content(value: Any) -> bytes:

@@ -38,9 +38,9 @@ class Table(ABC):
     @abstractmethod
     def name(self, index: int) -> str: ...
 
-    def photo(self, index: int) -> str:
-        """What rows of one photo have in common, where they are rows of their own: else a name."""
-        return self.name(index)
+    def photo(self, index: int) -> str | None:
+        """The file that this row and others are of, where each has a copy of it; else None."""
+        return None
 
     @abstractmethod
     def values(self, column: str) -> Sequence[Any]: ...
@@ -73,7 +73,7 @@ class Merged(Table):
     def name(self, index: int) -> str:
         return self._table.name(self._rows[index][0])
 
-    def photo(self, index: int) -> str:
+    def photo(self, index: int) -> str | None:
         return self._table.photo(self._rows[index][0])
 
     def values(self, column: str) -> Sequence[Any]:
@@ -192,5 +192,5 @@ class TableSource(Source):
     def name(self, index: int) -> str:
         return self.table.name(index)
 
-    def photo(self, index: int) -> str:
+    def photo(self, index: int) -> str | None:
         return self.table.photo(index)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections import Counter
 from pathlib import Path
 from unicodedata import normalize
 
@@ -374,13 +373,3 @@ def test_a_name_in_another_unicode_form_keeps_its_caption(images):
     root = images(normalize("NFD", "café") + ".png")
     (root / (normalize("NFC", "café") + ".txt")).write_text("coffee")
     assert list(captioned(root)[0].values()) == [("coffee",)]
-
-
-def test_the_photo_of_several_rows_is_whole_on_one_side(parquet):
-    names = [f"{i // 5}.png" for i in range(100)]
-    path = parquet(100, text=[str(i) for i in range(100)], file_name=names)
-    for seed in range(3):
-        sides = [open_source(config(path, holdout=0.13), s, seed) for s in ("train", "validation")]
-        found = [Counter(s.name(i) for i in range(len(s))) for s in sides]
-        assert not set(found[0]) & set(found[1])
-        assert (found[1].total(), set(found[1].values())) == (15, {5})

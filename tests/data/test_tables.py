@@ -1,6 +1,7 @@
 """Parquet, webdataset, saved and Hub data sets, with random access and as streams."""
 
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -282,6 +283,57 @@ def test_an_unknown_hub_name_is_a_sentence(name, monkeypatch):
         f"data.source={name} is not here, and cannot be loaded as a data set on the Hub"
     )
     assert "\n" not in str(error.value)
+
+
+@STREAMING
+@pytest.mark.parametrize("named", ["column", "image"])
+def test_a_photo_that_several_rows_hold_is_whole_on_one_side(parquet, tmp_path, streaming, named):
+    names = [f"{i // 5}.png" for i in range(100)]
+    path = parquet(100, text=[str(i) for i in range(100)], file_name=names)
+    if named == "image":
+        images = [{"bytes": encoded(picture(0)), "path": name} for name in names]
+        table = {"image": images, "text": [f"{name} {i}" for i, name in enumerate(names)]}
+        pq.write_table(pa.table(table), path)
+    for seed in range(3):
+        options = config(path, holdout=0.13, streaming=streaming)
+        parts = [open_source(options, split, seed) for split in ("train", "validation")]
+        photos = [Counter(part.photo(i) for i in range(len(part))) for part in parts]
+        assert not set(photos[0]) & set(photos[1])
+        assert (photos[1].total(), set(photos[1].values())) == (15, {5})
+
+
+@STREAMING
+def test_rows_that_name_one_file_are_one_image_that_lies_beside_the_table(tmp_path, streaming):
+    (tmp_path / "set" / "img").mkdir(parents=True)
+    for i in range(4):
+        picture(i).save(tmp_path / "set" / "img" / f"{i}.png")
+    spelt = ("img/{}.png", "img\\{}.png", "./img/{}.png")
+    rows = [(form.format(i), f"{i}: {form}") for i in range(4) for form in spelt]
+    table = {"image": [name for name, _ in rows], "text": [text for _, text in rows]}
+    path = tmp_path / "set" / "rows.parquet"
+    pq.write_table(pa.table(table), path)
+    source = whole(path, streaming=streaming)
+    assert [source.captions(i) for i in range(4)] == [
+        tuple(f"{i}: {form}" for form in spelt) for i in range(4)
+    ]
+    assert [source.image(i).tobytes() for i in range(4)] == [picture(i).tobytes() for i in range(4)]
+    assert source.notes[0].startswith("12 rows in ")
+
+
+@STREAMING
+def test_brackets_in_a_path_are_a_pattern_only_where_there_is_no_such_file(parquet, streaming):
+    path = parquet(3, "a [1] *?/set[2].parquet", text=["x"] * 3)
+    assert len(whole(path, streaming=streaming)) == 3
+    assert len(whole(path.parent, streaming=streaming)) == 3
+    assert len(whole(f"{path.parent}/s?t*.parquet", streaming=streaming)) == 3
+
+
+def test_text_that_is_no_utf_8_is_a_sentence(tmp_path):
+    texts = pa.array([b"a rose", b"caf\xe9"], pa.binary()).view(pa.string())
+    images = [encoded(picture(i)) for i in range(2)]
+    pq.write_table(pa.table({"image": images, "text": texts}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"column 'text' of .*x\.parquet is not UTF-8"):
+        whole(tmp_path / "x.parquet")
 
 
 @STREAMING
