@@ -7,17 +7,20 @@ from ldm import keyed
 from ldm.config import load_config
 from ldm.core.files import refuse_unwritable, written
 from ldm.data.example import BadImage, Source
+from ldm.data.quarantine import bad_images, stops
 from ldm.data.source import NEEDS, open_source
 from ldm.errors import UserError
 from pipelines.grid import captioned_grid, tiled
 
 SHOWN = 160  # pixels
+NAMED = 5  # bad images
 
 
 def look_at(config: str | None, overrides: list[str]) -> tuple[Source, dict[str, str]]:
     """The source of a config's data, and the rows of a table about its captions.
 
-    Raises UserError where the config or the data cannot be read.
+    Every image is decoded, as before training. Raises UserError where the config or the data
+    cannot be read.
     """
     loaded = load_config(config, overrides)
     needs = NEEDS.get(loaded.conditioning.kind, "caption")
@@ -46,7 +49,20 @@ def look_at(config: str | None, overrides: list[str]) -> tuple[Source, dict[str,
         labels = Counter(source.label(index) for index in range(len(source)))
         named = (f"{name} {labels[i]:,}" for i, name in enumerate(source.label_names[:20]))
         rows["classes"] = ", ".join(named)
+    held = open_source(loaded.data, "validation", loaded.seed, needs)
+    rows["held out"] = f"{len(held):,}"
+    for split, images in (("train", source), ("validation", held)):
+        bad = bad_images(images, loaded.folder / "cache" / "images" / split)
+        if bad:
+            rows[f"bad, {split}"] = _verdict(bad, images)
     return source, rows
+
+
+def _verdict(bad: dict[int, str], source: Source) -> str:
+    named = [f"{source.name(index)} ({why})" for index, why in sorted(bad.items())[:NAMED]]
+    more = f" and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
+    then = "training stops until they are repaired or removed" if stops(bad, source) else "left out"
+    return f"{len(bad):,} of {len(source):,}, {then}: {', '.join(named)}{more}"
 
 
 def draw_data(source: Source, path: Path, count: int) -> Path:
@@ -56,11 +72,12 @@ def draw_data(source: Source, path: Path, count: int) -> Path:
     """
     refuse_unwritable(path)
     order = sorted(range(len(source)), key=lambda i: keyed.uniform("look", source.name(i)))
-    tiles = []
+    tiles, told = [], ""
     for index in order:
         try:
             example = source[index]
-        except BadImage:
+        except BadImage as bad:
+            told = told or str(bad)
             continue
         side = min(example.image.size)
         left, top = ((full - side) // 2 for full in example.image.size)
@@ -71,7 +88,7 @@ def draw_data(source: Source, path: Path, count: int) -> Path:
         if len(tiles) == count:
             break
     if not tiles:
-        raise UserError(f"none of the {len(order):,} images can be read")
+        raise UserError(f"none of the {len(order):,} images can be read; the first is {told}")
     with written(path) as file:
         tiled(tiles, columns=6).save(file)
     return path

@@ -92,15 +92,15 @@ class Listing:
             notes.append(f"{kinds} in {self.folder} cannot be read and are left out")
         if self.twice:
             notes.append(
-                f"{self.twice} linked folders in {self.folder} lead to folders that are there "
-                "already, and are left out"
+                f"linked folders in {self.folder} that lead to folders that are there already, and "
+                f"are left out: {self.twice}"
             )
         if self.lost:
-            notes.append(f"{self.lost} images in {self.folder} are links that lead nowhere")
+            notes.append(f"images in {self.folder} that are links to nothing: {self.lost}")
         if self.closed:
             notes.append(
-                f"{len(self.closed)} folders in {self.folder} may not be read and are left out, "
-                f"first {self.closed[0]}"
+                f"folders in {self.folder} that may not be read, and are left out: "
+                f"{len(self.closed)}, first {self.closed[0]}"
             )
         return tuple(notes)
 

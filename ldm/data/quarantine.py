@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,6 +54,19 @@ def _decode_all(source: Source) -> dict[int, str]:
     return bad
 
 
+def bad_images(source: Source, folder: Path) -> dict[int, str]:
+    """The bad images by index, and why: as `checked` remembers in the folder, else by decoding."""
+    if source.trusted or not len(source):
+        return {}
+    known = _remembered(folder / "checked.json", source.image_fingerprint)
+    return _decode_all(source) if known is None else known
+
+
+def stops(bad: Sized, source: Source) -> bool:
+    """Whether so many are bad that nothing is trained on the others."""
+    return len(bad) > TOLERATED * len(source)
+
+
 def checked(source: Source, folder: Path) -> Source:
     """A source without its bad images, each of which is decoded once to know.
 
@@ -72,7 +85,7 @@ def checked(source: Source, folder: Path) -> Source:
         write_text(folder / "quarantine.jsonl", lines)
         known = {"images": source.image_fingerprint, "bad": sorted(bad.items())}
         write_text(memory, json.dumps(known))
-    if len(bad) > TOLERATED * len(source):
+    if stops(bad, source):
         first, why = min(bad.items())
         raise UserError(
             f"{len(bad)} of {len(source)} images cannot be used, which is over {TOLERATED:.0%}; "

@@ -40,7 +40,7 @@ def sidecar_captions(
         more = f"; {len(refused) - 1:,} more captions are alike" if len(refused) > 1 else ""
         raise UserError(f"{refused[0]}{more}")
     both = sum(len(paths) > 1 for paths in found)
-    note = f"{both} images in {folder} have a .txt and a .caption: the .txt is read"
+    note = f"images in {folder} with a .txt and a .caption, of which the .txt is read: {both}"
     return captions, (note,) if both else ()
 
 

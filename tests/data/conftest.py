@@ -48,6 +48,19 @@ def folder(tmp_path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def images(tmp_path):
+    """Writes an image at each path, and gives the folder."""
+
+    def write(*paths: str) -> Path:
+        for i, path in enumerate(paths):
+            (tmp_path / "v" / path).parent.mkdir(parents=True, exist_ok=True)
+            picture(i).save(tmp_path / "v" / path)
+        return tmp_path / "v"
+
+    return write
+
+
+@pytest.fixture
 def parquet(tmp_path) -> Callable[..., Path]:
     """Writes a parquet file with embedded images and the given columns."""
 

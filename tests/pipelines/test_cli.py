@@ -1,6 +1,7 @@
 """The `ldm` command does what its help says, and a mistake gets a sentence and exit status 2."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -105,6 +106,28 @@ def test_data_shows_images_and_counts_captions(tmp_path, capsys):
     assert Image.open(out).width == 6 * (160 + 12)
 
 
+def test_data_tells_what_would_stop_training_and_what_is_not_read(tmp_path, capsys, caplog):
+    folder = tmp_path / "ph\x1b[2Jotos"
+    folder.mkdir()
+    for i in range(10):
+        Image.new("RGB", (20, 30), (25 * i, 0, 0)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a \x1b[31mred\u202e flower {i}")
+    (folder / "4.png").write_bytes((folder / "4.png").read_bytes()[:40])
+    (folder / "x\x1b[5m.heic").write_bytes(b"x")
+    out = tmp_path / "data.png"
+    arguments = [f"data.source={folder}", f"output={tmp_path}", "--out", str(out)]
+    assert main(["data", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "9 to train on" in shown and re.search(r"^held out +1$", shown, re.MULTILINE)
+    assert re.search(
+        r"1 of \d, training stops until they are repaired or removed: 4\.png \(", shown
+    )
+    assert any("1 .heic in " in record.message for record in caplog.records)
+    told = [shown, *(record.getMessage() for record in caplog.records)]
+    assert not any(c in text for c in "\x1b\u202e" for text in told)
+    assert not (tmp_path / "experiment").exists()  # looking leaves no run behind
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -140,7 +163,9 @@ def test_a_seed_that_torch_has_not_and_data_that_cannot_be_read_get_a_sentence(
     (tmp_path / "bad" / "0.png").write_bytes(b"no picture")
     (tmp_path / "bad" / "metadata.csv").write_text("file_name,text\n0.png,a flower\n")
     assert main(["data", f"data.source={tmp_path / 'bad'}", "data.holdout=0", "--out", out]) == 2
-    assert "error: none of the 1 images can be read" in capsys.readouterr().err
+    assert (
+        "error: none of the 1 images can be read; the first is 0.png: " in capsys.readouterr().err
+    )
 
 
 def test_the_home_folder_is_meant_by_a_tilde_in_a_commands_paths(run, tmp_path, monkeypatch):
