@@ -2,7 +2,8 @@
 
 "Near" needs a scale, and the training set has one: how far each of its images is from its own
 nearest other one. A sample closer to a training image than that is a candidate for a copy. Held-out
-images, which cannot be copies, say how often that happens by chance.
+images, which cannot be copies, say how often that happens by chance. Of an image that is there more
+than once the other copies are not "other ones": they would make the scale nothing.
 """
 
 from typing import NamedTuple
@@ -10,9 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ldm.evaluation.duplicates import BLOCK, groups, repeated
 from ldm.evaluation.neighbours import distances
-
-BLOCK = 1024
 
 
 class Nearest(NamedTuple):
@@ -32,15 +32,64 @@ class Nearest(NamedTuple):
         return self.ratio.argsort()[:count].tolist()
 
 
-def own_nearest(training: Tensor) -> Tensor:
-    """Distance (m,) of each training image to its nearest other one."""
+def own_nearest(training: Tensor, label: Tensor | None = None) -> Tensor:
+    """Distance (m,) of each training image to its nearest other one.
+
+    Images of one `label` (m,) are one; infinite where there is no other.
+    """
+    label = torch.arange(len(training)) if label is None else label
     found = []
     for start in range(0, len(training), BLOCK):
         apart = distances(training[start : start + BLOCK], training)
-        rows = torch.arange(len(apart))
-        apart[rows, start + rows] = torch.inf
+        apart[label[start : start + BLOCK, None] == label] = torch.inf
         found.append(apart.min(1).values)
     return torch.cat(found)
+
+
+def _found(features: Tensor, sets: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Distance (n,) to the nearest of any of the sets, each (m, D), and its index."""
+    distance = torch.full((len(features),), torch.inf, dtype=torch.float64)
+    index = torch.zeros(len(features), dtype=torch.long)
+    for candidates in sets:
+        for start in range(0, len(candidates), BLOCK):
+            best = distances(features, candidates[start : start + BLOCK]).min(1)
+            closer = best.values < distance
+            distance = torch.where(closer, best.values, distance)
+            index = torch.where(closer, best.indices + start, index)
+    return distance, index
+
+
+class Training:
+    """The training images to search: features (m, D), and of the mirrored ones if trained on.
+
+    Of `held_out` (h, D), where there are any, those that are training images too are told.
+    """
+
+    def __init__(
+        self, features: Tensor, mirrored: Tensor | None = None, held_out: Tensor | None = None
+    ) -> None:
+        self.sets = [features] if mirrored is None else [features, mirrored]
+        m = len(features)
+        every = features if held_out is None else torch.cat([features, held_out])
+        label = groups(every, mirrored)
+        self.label = label[:m]
+        self.own = own_nearest(features, self.label)
+        self.leaked = torch.isin(label[m:], self.label)  # (h,)
+
+    @property
+    def distinct(self) -> int:
+        """Training images, each counted once."""
+        return len(self.label.unique())
+
+    @property
+    def repeated(self) -> int:
+        """Training images of which there is more than one."""
+        return repeated(self.label)
+
+    def nearest(self, features: Tensor) -> Nearest:
+        """Of samples (n, D). Takes at least two distinct training images."""
+        distance, index = _found(features, self.sets)
+        return Nearest(distance, index, distance / self.own[index].clamp(min=1e-12))
 
 
 def nearest(features: Tensor, training: Tensor, mirrored: Tensor | None = None) -> Nearest:
@@ -48,15 +97,4 @@ def nearest(features: Tensor, training: Tensor, mirrored: Tensor | None = None) 
 
     `mirrored` (m, D) are the features of the mirrored training images, where those were trained on.
     """
-    own = own_nearest(training)
-    distance = torch.full((len(features),), torch.inf, dtype=torch.float64)
-    index = torch.zeros(len(features), dtype=torch.long)
-    for candidates in (training, mirrored):
-        if candidates is None:
-            continue
-        for start in range(0, len(candidates), BLOCK):
-            best = distances(features, candidates[start : start + BLOCK]).min(1)
-            closer = best.values < distance
-            distance = torch.where(closer, best.values, distance)
-            index = torch.where(closer, best.indices + start, index)
-    return Nearest(distance, index, distance / own[index].clamp(min=1e-12))
+    return Training(training, mirrored).nearest(features)
