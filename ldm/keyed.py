@@ -8,6 +8,7 @@ on the CPU, so that they do not depend on the device.
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ Key = int | str
 
 def _digest(key: tuple[Key, ...]) -> int:
     # repr keeps ("1", 2) and (1, "2") apart, and is stable across processes, unlike hash()
+    key = tuple(int(part) if isinstance(part, np.integer) else part for part in key)
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
 
 

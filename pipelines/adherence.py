@@ -1,15 +1,15 @@
 """How often a model's pictures show the petal colour that their prompt asks for."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ldm.core.files import refuse_unwritable, write_text, written
+from ldm.core.files import refuse_unwritable, write_json, write_text, written
 from ldm.errors import UserError
 from ldm.evaluation.adherence import Row, adherence, asked, table
+from ldm.evaluation.measurements import jsonable
 from pipelines.grid import captioned_grid
 from pipelines.text_to_image import TextToImagePipeline
 
@@ -46,7 +46,7 @@ def measure_adherence(
                 bar.update(n)
             rows.append(adherence(prompt, measure, images))
             shown.append((prompt, images[:SHOWN]))
-    write_text(folder / "adherence.json", json.dumps([r.summary() for r in rows], indent=1))
+    write_json(folder / "adherence.json", jsonable([r.summary() for r in rows]))
     write_text(folder / "adherence.txt", table(rows) + "\n")
     with written(folder / "adherence.png") as file:
         captioned_grid(shown).save(file)

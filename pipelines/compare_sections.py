@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ldm.evaluation.measurements import Measurement
 from pipelines.page import Series, charts
-from pipelines.report_parts import curves, grid, interval, name_of, thinned, webp
+from pipelines.report_parts import curves, grid, interval, name_of, numbers, thinned, webp
 from pipelines.reported import Reported
 
 Runs = Sequence[Reported]
@@ -72,7 +72,7 @@ def quality(runs: Runs) -> str:
     rows = []
     for name in names:
         found = [one.get(name) for one in measured]
-        best = best_of([m for m in found if m]) if len(setups) == 1 else None
+        best = best_of([m for m in found if m and m.defined]) if len(setups) == 1 else None
         cells = [interval(m) if m else "" for m in found]
         bold = [f"<b>{c}</b>" if m and m is best else c for m, c in zip(found, cells, strict=True)]
         rows.append([escape(name_of(name)), *bold])
@@ -89,8 +89,7 @@ def quality(runs: Runs) -> str:
 
 def best_of(found: Sequence[Measurement]) -> Measurement | None:
     """The one that is better than all others beyond both intervals, if there is one."""
-    biased = found[0].name in MOVING and len({m.n for m in found}) > 1
-    if len(found) < 2 or biased:
+    if len(found) < 2 or (found[0].name in MOVING and len({m.n for m in found}) > 1):
         return None
     if found[0].name in LOWER:
         best = min(found, key=lambda m: m.value)
@@ -139,8 +138,8 @@ def by_level(runs: Runs) -> str:
         found = told.results.get("levels", {}).get("held out")
         if found:
             seen = found["eps"]
-            low, high = (list(ends) for ends in zip(*seen["interval"], strict=True))
-            lines.append(Series(told.name, seen["t"], seen["mean"], low, high))
+            low, high = (numbers(ends) for ends in zip(*seen["interval"], strict=True))
+            lines.append(Series(told.name, seen["t"], numbers(seen["mean"]), low, high))
     said = "Held-out squared error of the predicted noise by t, 0 clean and 1 noise"
     return charts([curves(lines, "t", said, log_y=True)]) if lines else ""
 

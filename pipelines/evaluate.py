@@ -9,18 +9,19 @@ from typing import Any
 from torch import nn
 from tqdm.auto import tqdm
 
-from ldm.core.files import refuse_unwritable, write_text
+from ldm.core.files import refuse_unwritable, write_json, write_text
 from ldm.core.text import say
 from ldm.errors import UserError
 from ldm.evaluation.extractor import Extractor, weight_hash
 from ldm.evaluation.feature_training import train_features
 from ldm.evaluation.features import load_extractor
+from ldm.evaluation.measurements import jsonable
 from ldm.evaluation.sharing import MICRO_BATCH, repeatable
 from pipelines.evaluated import Evaluated, open_evaluated
 from pipelines.evaluation_costs import COSTS, predict
 from pipelines.evaluation_job import DEFAULT, Amounts, Job
 from pipelines.evaluation_parts import FEWEST, PARTS
-from pipelines.evaluation_text import as_text
+from pipelines.evaluation_text import as_text, read_results
 
 FEATURE_STEPS = 600
 
@@ -59,7 +60,7 @@ def evaluate(
     taken = _run(job, parts, model)
     if subject.share.rank == 0:
         times = {"predicted": predicted, "taken": taken}
-        write_text(subject.folder / "timing.json", json.dumps(times, indent=1) + "\n")
+        write_json(subject.folder / "timing.json", times)
         say((subject.folder / "results.txt").read_text())
         ratio = sum(taken.values()) / max(1e-9, sum(predicted.values()))
         say(f"{subject.folder}: {_minutes(sum(taken.values()))}, {ratio:.2f} of what was said")
@@ -76,24 +77,21 @@ def _run(job: Job, parts: Sequence[str], model: str) -> dict[str, float]:
         for name in parts:
             bar.set_description(name)
             began = time.perf_counter()
-            found = PARTS[name](job)
+            found = jsonable(PARTS[name](job))
             taken[name] = time.perf_counter() - began
             results.pop(name, None)
             results["missing"].pop(name, None)
             (results["missing"] if isinstance(found, str) else results)[name] = found
             if not hidden:
                 write_text(job.folder / "results.txt", as_text(results) + "\n")
-                write_text(job.folder / "results.json", json.dumps(results, indent=1) + "\n")
+                write_json(job.folder / "results.json", results)
     return taken
 
 
 def _earlier(job: Job, model: str) -> dict[str, Any]:
     """What was found before of the very same thing, whatever it was called; else what it is."""
     about = _about(job, model)
-    try:
-        known = json.loads((job.folder / "results.json").read_text())
-    except (OSError, ValueError):
-        known = {}
+    known = read_results(job.folder)
     same = all(known.get(key) == value for key, value in about.items() if key != "model")
     return {**known, "model": model} if same else {**about, "missing": {}}
 
@@ -170,4 +168,4 @@ def _about(job: Job, model: str) -> dict[str, Any]:
         "micro_batch": MICRO_BATCH,
         "amounts": vars(job.amounts),
     }
-    return json.loads(json.dumps(about))  # as it will be read: tuples are lists
+    return jsonable(about)  # as it will be read: tuples are lists

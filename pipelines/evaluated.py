@@ -66,6 +66,7 @@ class Evaluated:
     data: str = "this data"  # its name
 
     def __post_init__(self) -> None:
+        self.seed = int(self.seed)  # NumPy's too
         self.pipe.set_progress_bar_config(disable=True)
 
     @property

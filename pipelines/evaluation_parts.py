@@ -46,9 +46,10 @@ def metrics(job: Job) -> dict[str, Any]:
             tiled(tiles, columns=8).save(file)
     seed = job.subject.seed
     held_out = job.reference("validation")
-    enough = len(held_out) >= FEWEST
-    real = measure(held_out, reference, label, seed) if enough else []
+    few = len(held_out)
+    real = measure(held_out, reference, label, seed) if few >= FEWEST else []
     return {
+        **({} if real else {"note": f"held out: {few}, and a distribution takes {FEWEST} images"}),
         "reference": len(reference),
         "samples": [m.summary() for m in measure(features, reference, label, seed)],
         "held_out": [m.summary() for m in real],
@@ -181,12 +182,13 @@ def sweep(job: Job) -> dict[str, Any] | str:
     if not chosen:
         return "not asked for"
     points = [Point(s, subject.evaluations(s), _figures(job, s)) for s in chosen]
+    top, cheapest = best(points), cheapest_as_good(points)
     return {
         "samples": job.amounts.sweep_samples,
         "points": [p.summary() for p in points],
         "left_out": [str(s) for s in left_out],
-        "best": str(best(points).setting),
-        "cheapest_within_1_percent": str(cheapest_as_good(points).setting),
+        "best": None if top is None else str(top.setting),
+        "cheapest_within_1_percent": None if cheapest is None else str(cheapest.setting),
     }
 
 

@@ -1,15 +1,43 @@
 """The results of an evaluation as plain text."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from ldm.evaluation.measurements import Measurement, table
+from ldm.evaluation.measurements import Measurement, shown, table
 
 
 def measurements(rows: Sequence[dict[str, Any]]) -> list[Measurement]:
     """Measurements as they stand in results.json."""
-    names = Measurement.__dataclass_fields__
-    return [Measurement(**{k: v for k, v in row.items() if k in names}) for row in rows]
+    return [Measurement.read(row) for row in rows]
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What an evaluation has written into `folder`; {} where there is nothing yet.
+
+    NaN, which older versions wrote for what is not defined, is null.
+    """
+    try:
+        found = json.loads(
+            (folder / "results.json").read_text(encoding="utf-8"), parse_constant=lambda name: None
+        )
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def copies(found: dict[str, Any]) -> str:
+    """What the training set holds more than once, and what of the held-out images it holds."""
+    said = []
+    if repeated := found.get("repeated"):
+        said.append(
+            f"{repeated:,} of the {found['searched']:,} training images are there more than once "
+            f"({found['distinct']:,} distinct)"
+        )
+    if leaked := found.get("leaked"):
+        said.append(f"{leaked:,} held-out images are training images too, and left out of this")
+    return "; ".join(said)
 
 
 def as_text(results: dict[str, Any]) -> str:
@@ -21,6 +49,7 @@ def as_text(results: dict[str, Any]) -> str:
             columns = {title: measurements(results[name][key]) for title, key in titles.items()}
             columns = {title: rows for title, rows in columns.items() if rows}
             blocks.append(table(columns))
+            blocks += [results[name]["note"]] if "note" in results[name] else []
     if "adherence" in results:
         blocks.append(results["adherence"]["text"])
     if "levels" in results:
@@ -35,11 +64,12 @@ def as_text(results: dict[str, Any]) -> str:
     if "memorisation" in results:
         found = results["memorisation"]
         each = [found[split] for split in ("samples", "held_out")]
-        shares = [f"{row['value']:.1%} of {row['n']}" for row in each]
+        shares = [f"{shown(row['value'], '.1%')} of {row['n']}" for row in each]
         blocks.append(
             "closer to a training image than that is to its own nearest: "
             f"{shares[0]} samples, {shares[1]} held-out images\n"
             f"searched: {found['searched']:,} of {found['training_images']:,} training images"
+            + (f"\n{said}" if (said := copies(found)) else "")
         )
     if "sweep" in results:
         blocks.append(_sweep_text(results["sweep"]))
@@ -54,7 +84,7 @@ def _levels_text(curves: dict[str, Any]) -> str:
     lines = ["squared error of the network's output, mean over all noise levels"]
     for name, curve in curves.items():
         seen = curve["output"]
-        lines.append(f"{name:24} {seen['total']:.4f} ± {seen['total_standard_error']:.4f}")
+        lines.append(f"{name:24} {_with_error(seen['total'], seen['total_standard_error'])}")
     return "\n".join(lines)
 
 
@@ -65,8 +95,9 @@ def _sweep_text(sweep: dict[str, Any]) -> str:
             f"{point['sampler']:10} {point['steps']:5} {point['guidance']:8g} "
             f"{point['evaluations']:6}  {_figures(point)}"
         )
-    lines.append(f"best: {sweep['best']}; as good and cheapest: "
-                 f"{sweep['cheapest_within_1_percent']}")  # fmt: skip
+    if sweep["best"]:
+        lines.append(f"best: {sweep['best']}; as good and cheapest: "
+                     f"{sweep['cheapest_within_1_percent']}")  # fmt: skip
     if left_out := sweep.get("left_out"):
         lines.append(f"left out, for want of steps in the schedule: {', '.join(left_out)}")
     return "\n".join(lines)
@@ -75,11 +106,16 @@ def _sweep_text(sweep: dict[str, Any]) -> str:
 def _ema_text(ema: dict[str, Any]) -> str:
     lines = [f"{'EMA length':10} {'held-out loss':>15}  figures, by {ema['setting']}"]
     for row in ema["lengths"]:
-        loss = f"{row['loss']:.4f} ± {row['loss_standard_error']:.4f}"
+        loss = _with_error(row["loss"], row["loss_standard_error"])
         lines.append(f"{row['length']:10g} {loss:>15}  {_figures(row)}")
     lines += [f"left out: {reason}" for reason in ema.get("left_out", {}).values()]
     return "\n".join(lines)
 
 
 def _figures(row: dict[str, Any]) -> str:
-    return "  ".join(f"{f['name']} {f['value']:.4g}" for f in row["figures"])
+    return "  ".join(f"{f['name']} {shown(f['value'], '.4g')}" for f in row["figures"])
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    """A figure and its standard error, where it has one: that of one image has none."""
+    return shown(value, ".4f") + (f" ± {error:.4f}" if error is not None else "")

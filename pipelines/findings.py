@@ -1,9 +1,10 @@
 """What the figures of an evaluation say, in sentences, and what to do about it."""
 
+import math
 from typing import Any
 
 from ldm.evaluation.measurements import Measurement
-from pipelines.evaluation_text import measurements
+from pipelines.evaluation_text import copies, measurements
 
 
 def findings(results: dict[str, Any]) -> list[str]:
@@ -19,15 +20,16 @@ def _both(
     pair = []
     for split in ("samples", "held_out"):
         rows = [m for m in measurements(found.get(split, [])) if m.name == name]
-        if not rows:
+        if not rows or not rows[0].defined:
             return None
         pair.append(rows[0])
     return pair[0], pair[1]
 
 
 def _apart(a: Measurement, b: Measurement) -> float:
-    """How many standard errors lie between two figures."""
-    return (a.value - b.value) / max(1e-12, (a.standard_error**2 + b.standard_error**2) ** 0.5)
+    """How many standard errors lie between two figures; 0 where those are not defined."""
+    error = (a.standard_error**2 + b.standard_error**2) ** 0.5
+    return 0.0 if math.isnan(error) else (a.value - b.value) / max(1e-12, error)
 
 
 def _distance(results: dict[str, Any]) -> str | None:
@@ -73,6 +75,9 @@ def _overfitting(results: dict[str, Any]) -> str | None:
     if not {"train", "held out"} <= curves.keys():
         return None
     held, train = curves["held out"]["output"], curves["train"]["output"]
+    keys = ("total", "total_standard_error")
+    if any(curve[key] is None for curve in (held, train) for key in keys):
+        return None  # one image, or a network that has diverged
     gap = held["total"] - train["total"]
     error = (held["total_standard_error"] ** 2 + train["total_standard_error"] ** 2) ** 0.5
     if gap < 2 * error:
@@ -80,7 +85,7 @@ def _overfitting(results: dict[str, Any]) -> str | None:
             f"The held-out loss, {held['total']:.4f}, is within its error of the training loss, "
             f"{train['total']:.4f}: no overfitting yet, so a longer run or a larger network pays."
         )
-    ratios = [h / t for h, t in zip(held["mean"], train["mean"], strict=True)]
+    ratios = [h / t if h and t else 1.0 for h, t in zip(held["mean"], train["mean"], strict=True)]
     worst = max(range(len(ratios)), key=ratios.__getitem__)
     return (
         f"The held-out loss is {gap / train['total']:.0%} above the training loss, most at "
@@ -93,6 +98,8 @@ def _average(results: dict[str, Any]) -> str | None:
     curves = results.get("levels", {})
     raw, averaged = curves.get("held out, without EMA"), curves.get("held out")
     if not raw or not averaged:
+        return None
+    if averaged["output"]["total"] is None or not raw["output"]["total"]:
         return None
     gain = 1 - averaged["output"]["total"] / raw["output"]["total"]
     if abs(gain) < 0.002:
@@ -123,8 +130,10 @@ def _prompts(results: dict[str, Any]) -> str | None:
 
 def _copies(results: dict[str, Any]) -> str | None:
     pair = _both({"m": _wrapped(results)}, "m", "copied")
+    told = copies(results.get("memorisation", {}))
+    told = f" {told[0].upper()}{told[1:]}." if told else ""
     if pair is None:
-        return None
+        return told.strip() or None
     made, real = pair
     verdict = (
         "more than chance: look at the pairs below" if _apart(made, real) > 2 else "no copying"
@@ -132,6 +141,7 @@ def _copies(results: dict[str, Any]) -> str | None:
     return (
         f"{made.value:.0%} of the samples are closer to a training image than that is to its own "
         f"nearest neighbour; of held-out images, which are no copies, {real.value:.0%}: {verdict}."
+        + told
     )
 
 
@@ -145,6 +155,8 @@ def _sampling(results: dict[str, Any]) -> str | None:
     if not found:
         return None
     best, cheapest = found["best"], found["cheapest_within_1_percent"]
+    if best is None:
+        return None
     if best == cheapest:
         return f"The best way to sample is {best}, and no cheaper one comes within 1 % of its FD."
     return f"The best way to sample is {best}; {cheapest} costs least within 1 % of its FD."

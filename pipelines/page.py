@@ -193,12 +193,16 @@ def chart(
         colour = f"var(--c{i % 6})"
         stroke = f'style="stroke: {colour}" stroke-dasharray="{DASHES[i % 6]}"'
         if one.low:
-            edge = [frame.point(a, b) for a, b in zip(one.x, one.low, strict=True)]
-            back = [frame.point(a, b) for a, b in zip(one.x, one.high, strict=True)]
+            band = [(a, *ends) for a, *ends in zip(one.x, one.low, one.high, strict=True)
+                    if all(map(math.isfinite, ends))]  # fmt: skip
+            edge = [frame.point(a, low) for a, low, _ in band]
+            back = [frame.point(a, high) for a, _, high in band]
             around = " ".join(f"{a:.1f},{b:.1f}" for a, b in edge + back[::-1])
             inside.append(f'<polygon points="{around}" style="fill: {colour}" opacity="0.18"/>')
         inside.append(f'<path class="curve" {stroke} d="{frame.path(one.x, one.y)}"/>')
         for a, b in zip(one.x, one.y, strict=True) if one.dots else ():
+            if not math.isfinite(b):
+                continue
             x, y = frame.point(a, b)
             said = f"<title>{one.name}: {b:.4g} at {a:g}</title>"
             place = f'cx="{x:.1f}" cy="{y:.1f}" r="3.5"'

@@ -62,7 +62,7 @@ class Quality:
             prompts = self.subject.prompts(self.samples)
             images = self.subject.sample(prompts)
             found = measure(self._job.features(images), self._job.reference(), resamples=2)
-        figures = {f"quality/{m.name}": m.value for m in found if m.name in FIGURES}
+        figures = {f"quality/{m.name}": m.value for m in found if m.name in FIGURES and m.defined}
         share = adherence_share(self._job, prompts, images)
         if share is not None:
             figures["quality/adherence"] = share.value

@@ -157,14 +157,20 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def interval(m: Measurement) -> str:
-    """A value and its interval, as text."""
+    """A value and its interval, as text; a dash where it is not defined."""
+    if not m.defined:
+        return f'<span title="{escape(m.note)}">–</span>'
+    if not all(map(math.isfinite, m.interval)):
+        return f"{m.value:.4g}"
     low, high = m.interval
     return f"{m.value:.4g} <small>[{low:.3g}, {high:.3g}]</small>"
 
 
 def whisker(m: Measurement, span: tuple[float, float]) -> str:
     """A dot on a line: a measurement in its interval, within the row's common span."""
-    low, high = m.interval
+    if not m.defined:
+        return ""
+    low, high = (end if math.isfinite(end) else m.value for end in m.interval)
     return span_of(low, m.value, high, span)
 
 
@@ -178,6 +184,11 @@ def span_of(low: float, value: float, high: float, span: tuple[float, float]) ->
         f'<path d="M{a:.1f} 7H{c:.1f}" style="stroke: var(--c0); stroke-width: 4" opacity="0.45"/>'
         f'<circle cx="{b:.1f}" cy="7" r="4" style="fill: var(--c0)"/></svg>'
     )
+
+
+def numbers(values: Sequence[float | None]) -> list[float]:
+    """As they are drawn: null, which JSON has for what is not defined, is a gap."""
+    return [math.nan if value is None else value for value in values]
 
 
 def name_of(key: str) -> str:

@@ -1,15 +1,17 @@
 """The sections of a report that show an evaluation's results; each is "" where there are none."""
 
+import math
 from html import escape
 from typing import Any
 
-from pipelines.evaluation_text import measurements
+from pipelines.evaluation_text import copies, measurements
 from pipelines.page import Series, charts
 from pipelines.report_parts import (
     curves,
     grid,
     interval,
     name_of,
+    numbers,
     picture,
     span_of,
     thinned,
@@ -25,7 +27,8 @@ def quality(told: Reported) -> str:
         made, real = told.measured(section), told.measured(section, "held_out")
         for name, m in made.items():
             r = real.get(name)
-            ends = [*m.interval, *(r.interval if r else ())]
+            ends = [end for one in (m, r) if one and one.defined for end in one.interval]
+            ends = [end for end in ends if math.isfinite(end)] or [0.0]
             span = (min(ends), max(ends))
             cells = [escape(name_of(name)), interval(m), whisker(m, span)]
             cells += [interval(r), whisker(r, span)] if r else ["", ""]
@@ -118,7 +121,7 @@ def likelihood(told: Reported) -> str:
     rows = [[escape(name_of(m.name)), interval(m), str(m.n)] for m in terms]
     flow = measurements([found["flow"]])[0]
     rows.append(["by the probability flow", interval(flow), str(flow.n)])
-    steps = Series("bits of a step", found["bound"]["t"], found["bound"]["steps"])
+    steps = Series("bits of a step", found["bound"]["t"], numbers(found["bound"]["steps"]))
     said = "Where the bits go: each step of the bound, by the noise it starts from"
     chart = curves([steps], "t", said, log_y=True)
     return grid(("held-out latents", "bits per dimension", "N"), rows) + charts([chart])
@@ -145,7 +148,12 @@ def memorisation(told: Reported) -> str:
         "training images searched)"
     )
     shown = "The samples nearest to training images (left), those images (right), and the ratio"
-    return picture(told.evaluation / "nearest.png", shown) + charts([curves(lines, "ratio", said)])
+    said_of_copies = copies(found)
+    return (
+        picture(told.evaluation / "nearest.png", shown)
+        + charts([curves(lines, "ratio", said)])
+        + (f'<p class="note">{escape(said_of_copies)}</p>' if said_of_copies else "")
+    )
 
 
 def averages(told: Reported) -> str:
@@ -155,11 +163,11 @@ def averages(told: Reported) -> str:
         return ""
     rows = found["lengths"]
     x = [row["length"] for row in rows]
-    loss = Series("held-out loss", x, [row["loss"] for row in rows], dots=True)
+    loss = Series("held-out loss", x, numbers([row["loss"] for row in rows]), dots=True)
     fd = [m.value for row in rows for m in measurements(row["figures"]) if m.name == "fd"]
     return charts(
         [
             curves([loss], "EMA length, relative to the run", "Held-out loss by EMA length"),
             curves([Series("FD", x, fd, dots=True)], "EMA length", f"FD, {found['setting']}"),
         ]
-    )
+    ) + "".join(f'<p class="note">{escape(why)}</p>' for why in found.get("left_out", {}).values())

@@ -3,9 +3,20 @@
 from collections.abc import Callable
 from html import escape
 
+from ldm.evaluation.measurements import shown
 from pipelines.findings import findings
 from pipelines.page import Series, charts
-from pipelines.report_parts import curves, evenly, facts, name_of, picture, scrub, thinned, tile
+from pipelines.report_parts import (
+    curves,
+    evenly,
+    facts,
+    name_of,
+    numbers,
+    picture,
+    scrub,
+    thinned,
+    tile,
+)
 from pipelines.report_quality import averages, likelihood, memorisation, prompts, quality, sampling
 from pipelines.reported import Reported
 from pipelines.runs import describe
@@ -23,14 +34,15 @@ def headline(told: Reported) -> str:
     for key in ("kid", "precision", "recall"):
         if key in quality and key in real:
             m, r = quality[key], real[key]
-            tiles.append(tile(f"{m.value:.3g}", f"{name_of(key)}; held-out images: {r.value:.3g}"))
+            said = f"{name_of(key)}; held-out images: {shown(r.value, '.3g')}"
+            tiles.append(tile(shown(m.value, ".3g"), said))
     rows = told.results.get("adherence", {}).get("samples", [])
     if rows:
         first = [row for row in rows if row["measure"] == rows[0]["measure"]]
         right, n = (sum(row[key] for row in first) for key in ("right", "n"))
         tiles.append(tile(f"{right / n:.0%}", f"show the {first[0]['measure']} that was asked for"))
     if (loss := run.last("ldm", "validation/loss")) is not None:
-        tiles.append(tile(f"{loss:.4g}", "validation loss"))
+        tiles.append(tile(shown(loss, ".4g"), "validation loss"))
     about = describe(run)
     lead = f"{about['data']} · {about['conditioning']} · {about['diffusion']}"
     return f'<p class="lead">{escape(lead)}</p><div class="tiles">{"".join(tiles)}</div>'
@@ -100,8 +112,8 @@ def by_level(told: Reported) -> str:
     for name, spaces in told.results.get("levels", {}).items():
         for space, into in (("output", final), ("eps", noise)):
             seen = spaces[space]
-            low, high = (list(ends) for ends in zip(*seen["interval"], strict=True))
-            into.append(Series(name, seen["t"], seen["mean"], low, high))
+            low, high = (numbers(ends) for ends in zip(*seen["interval"], strict=True))
+            into.append(Series(name, seen["t"], numbers(seen["mean"]), low, high))
     said = "squared error by t, 0 clean and 1 noise"
     panels = [
         curves(over, "t", f"Held out, over training: {said}", log_y=True),

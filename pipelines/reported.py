@@ -1,13 +1,12 @@
 """A run as a report sees it: its record, and the results of its evaluation where it has one."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ldm.evaluation.measurements import Measurement
-from pipelines.evaluation_text import measurements
+from pipelines.evaluation_text import measurements, read_results
 from pipelines.runs import RunRecord
 
 
@@ -28,10 +27,7 @@ class Reported:
     @cached_property
     def results(self) -> dict[str, Any]:
         """evaluation/results.json; {} where the run was not evaluated yet."""
-        try:
-            return json.loads((self.evaluation / "results.json").read_text())
-        except (OSError, ValueError):
-            return {}
+        return read_results(self.evaluation)
 
     def measured(self, section: str, split: str = "samples") -> dict[str, Measurement]:
         """The measurements of one section of the results, by name."""

@@ -1,6 +1,7 @@
 """What a run folder says about itself: its config, how far each stage got, its figures."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,13 @@ class RunRecord:
         return max((r["step"] for r in self.metrics.get(stage, [])), default=0)
 
     def series(self, stage: str, key: str) -> tuple[list[int], list[float]]:
-        """Steps and values of one figure."""
-        found = [(r["step"], r[key]) for r in self.metrics.get(stage, []) if key in r]
+        """Steps and finite values of one figure: what can be drawn, also of a run that diverged."""
+        found = [(r["step"], r[key]) for r in self.metrics.get(stage, []) if _finite(r.get(key))]
         return [step for step, _ in found], [value for _, value in found]
 
     def last(self, stage: str, key: str) -> float | None:
         """The newest value of one figure; None where it was never recorded."""
-        _, values = self.series(stage, key)
+        values = [r[key] for r in self.metrics.get(stage, []) if key in r]
         return values[-1] if values else None
 
     def keys(self, stage: str) -> list[str]:
@@ -91,6 +92,10 @@ class RunRecord:
             return json.loads((self.folder / "pipeline" / DEFAULTS_FILE).read_text())[EMA_LENGTH]
         except (OSError, ValueError, KeyError):
             return None
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def describe(run: RunRecord) -> dict[str, str]:

@@ -5,6 +5,7 @@ colour of the bloom is, by the rule in ldm.evaluation.bloom; what share of the r
 is the figure to compare with.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +45,8 @@ def asked(prompt: str) -> dict[str, object]:
 
 def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a share; it stays in [0, 1] and is honest at 0 and n of n."""
+    if not n:
+        return 0.0, 1.0
     z = float(ndtri(0.5 + confidence / 2))
     share, spread = right / n, z / n * (right * (n - right) / n + z * z / 4) ** 0.5
     scale = 1 + z * z / n
@@ -65,7 +68,7 @@ class Row:
 
     @property
     def share(self) -> float:
-        return self.right / self.n
+        return self.right / self.n if self.n else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:

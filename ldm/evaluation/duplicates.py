@@ -27,17 +27,19 @@ class Near(NamedTuple):
     """Of each of n images some other ones, nearest first."""
 
     distance: Tensor  # (n, k)
-    index: Tensor  # (n, k)
+    place: Tensor  # (n, k), among the n
 
 
-def neighbours(features: Tensor, others: Tensor, own: Tensor) -> Near:
-    """Of features (n, D) among `others` (m, D), of which `own` (n,) is the same image, or -1."""
-    found, reach = [], min(REACH, len(others) - 1)
+def neighbours(features: Tensor, here: Tensor, mirrored: Tensor) -> Near:
+    """Of features (n, D) among each other, and those at `here` (k,) mirrored if that is nearer."""
+    found, reach = [], min(REACH, len(features) - 1)
     for start in range(0, len(features), BLOCK):
-        apart = distances(features[start : start + BLOCK], others)
-        mine = own[start : start + BLOCK]
-        rows = (mine >= 0).nonzero()[:, 0]
-        apart[rows, mine[rows]] = torch.inf
+        block = features[start : start + BLOCK]
+        apart = distances(block, features)
+        if len(here):
+            apart[:, here] = torch.minimum(apart[:, here], distances(block, mirrored))
+        rows = torch.arange(len(apart))
+        apart[rows, start + rows] = torch.inf
         found.append(apart.topk(reach, largest=False))
     return Near(torch.cat([f.values for f in found]), torch.cat([f.indices for f in found]))
 
@@ -68,10 +70,13 @@ def groups(features: Tensor, mirrored: Tensor | None = None) -> Tensor:
     `mirrored` (k, D), k <= m, are features of the first images mirrored: their copies are theirs.
     """
     unique, which = torch.unique(features, dim=0, return_inverse=True)
-    n = len(unique)
+    n, order = len(unique), torch.arange(len(features))
     if n == 1:
         return which
-    near = neighbours(unique, unique, torch.arange(n))
+    mirrored = features[:0] if mirrored is None else mirrored
+    first = torch.full((n,), len(features)).scatter_reduce(0, which, order, "amin")
+    here = (first < len(mirrored)).nonzero()[:, 0]
+    near = neighbours(unique, here, mirrored[first[here]])
     apart = near.distance.clamp(min=float(near.distance.max()) * 1e-9)  # less is rounding
     jumps = JUMP * apart[:, :-1] < apart[:, 1:]
     places = torch.arange(1, apart.shape[1])
@@ -79,17 +84,8 @@ def groups(features: Tensor, mirrored: Tensor | None = None) -> Tensor:
     beyond = apart.gather(1, copies[:, None])[:, 0]
     within = (beyond / JUMP).clamp(max=_limit(apart, copies, beyond))[:, None]
     joined = (near.distance < within).nonzero()
-    edges = [(joined[:, 0], near.index[joined[:, 0], joined[:, 1]])]
-    if mirrored is not None and len(mirrored) > 1:
-        order = torch.arange(len(features))
-        first = torch.full((n,), len(features)).scatter_reduce(0, which, order, "amin")
-        here = (first < len(mirrored)).nonzero()[:, 0]
-        own = torch.full((n,), -1).scatter(0, here, torch.arange(len(here)))
-        turned = neighbours(unique, mirrored[first[here]], own)
-        joined = (turned.distance < within).nonzero()
-        edges.append((joined[:, 0], here[turned.index[joined[:, 0], joined[:, 1]]]))
-    rows, columns = (torch.cat(ends) for ends in zip(*edges, strict=True))
-    graph = coo_array((torch.ones(len(rows)), (rows, columns)), shape=(n, n))
+    edges = joined[:, 0], near.place[joined[:, 0], joined[:, 1]]
+    graph = coo_array((torch.ones(len(joined)), edges), shape=(n, n))
     _, label = connected_components(graph, directed=False)
     return torch.from_numpy(label).long()[which]
 

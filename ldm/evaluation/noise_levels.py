@@ -37,11 +37,11 @@ class LossByLevel:
     @property
     def standard_error(self) -> Tensor:
         """(L,), of the mean; NaN for a single example."""
-        return self.losses.std(1) / self.losses.shape[1] ** 0.5
+        return _error(self.losses)
 
     def interval(self, confidence: float = 0.95) -> Tensor:
         """Student's interval of the mean, (L, 2)."""
-        half = stdtrit(self.losses.shape[1] - 1, 0.5 + confidence / 2) * self.standard_error
+        half = stdtrit(max(1, self.losses.shape[1] - 1), 0.5 + confidence / 2) * self.standard_error
         return torch.stack([self.mean - half, self.mean + half], 1)
 
     @property
@@ -52,7 +52,7 @@ class LossByLevel:
     @property
     def total_standard_error(self) -> float:
         """Of `total`, over examples: the levels of one example are not independent."""
-        return float(self.losses.mean(0).std() / self.losses.shape[1] ** 0.5)
+        return float(_error(self.losses.mean(0)))
 
     def minus(self, other: "LossByLevel") -> "LossByLevel":
         """The paired difference of two networks on the same examples, levels and noise."""
@@ -75,6 +75,12 @@ class LossByLevel:
             "total": self.total,
             "total_standard_error": self.total_standard_error,
         }
+
+
+def _error(values: Tensor) -> Tensor:
+    """Standard error of the mean over the last dimension; NaN where that has one value."""
+    n = values.shape[-1]
+    return values.std(-1) / n**0.5 if n > 1 else torch.full_like(values.mean(-1), torch.nan)
 
 
 def level_times(levels: int, quantile: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -125,13 +131,18 @@ def plot(curves: Mapping[str, LossByLevel], path: Path | str | None = None) -> F
     """Loss against t, a line and its 95 % band for each named curve; written to `path` if given."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
+    positive = False
     for name, curve in curves.items():
-        (line,) = axes.plot(curve.times, curve.mean, marker="o", markersize=3, label=name)
-        low, high = curve.interval().T
+        mean, low, high = (
+            torch.where(y.isfinite(), y, torch.nan) for y in (curve.mean, *curve.interval().T)
+        )
+        positive |= bool((mean > 0).any())
+        (line,) = axes.plot(curve.times, mean, marker="o", markersize=3, label=name)
         axes.fill_between(curve.times, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     spaces = sorted({curve.space for curve in curves.values()})
     axes.set(xlabel="t (0 clean, 1 noise)", ylabel=f"squared error of {', '.join(spaces)}")
-    axes.set(yscale="log")
+    if positive:  # a run that diverges may have nothing that a logarithm could show
+        axes.set(yscale="log")
     axes.grid(alpha=0.3)
     axes.legend()
     if path is not None:

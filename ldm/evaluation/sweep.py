@@ -40,8 +40,8 @@ class Point:
     figures: tuple[Measurement, ...] = field(default=())
 
     def figure(self, name: str) -> float | None:
-        """The value of one figure, if it was measured."""
-        return next((m.value for m in self.figures if m.name == name), None)
+        """The value of one figure, if it was measured and is defined."""
+        return next((m.value for m in self.figures if m.name == name and m.defined), None)
 
     def summary(self) -> dict[str, object]:
         """As JSON."""
@@ -79,13 +79,19 @@ def settings(preset: str, own: Setting) -> list[Setting]:
     return list(dict.fromkeys(rows))
 
 
-def best(points: Sequence[Point], name: str = "fd") -> Point:
-    """The point with the lowest figure."""
-    return min(points, key=lambda p: value if (value := p.figure(name)) is not None else 1e300)
+def best(points: Sequence[Point], name: str = "fd") -> Point | None:
+    """The point with the lowest figure; None where no point has it."""
+    known = [(value, i) for i, p in enumerate(points) if (value := p.figure(name)) is not None]
+    return points[min(known)[1]] if known else None
 
 
-def cheapest_as_good(points: Sequence[Point], name: str = "fd", within: float = 0.01) -> Point:
+def cheapest_as_good(
+    points: Sequence[Point], name: str = "fd", within: float = 0.01
+) -> Point | None:
     """The point of fewest network evaluations whose figure is within 1 % of the best one's."""
-    limit = (best(points, name).figure(name) or 0.0) * (1 + within)
-    good = [p for p in points if (p.figure(name) or 0.0) <= limit and p.figure(name) is not None]
-    return min(good, key=lambda p: (p.evaluations, p.figure(name)))
+    if (top := best(points, name)) is None:
+        return None
+    limit = max((top.figure(name) or 0.0) * (1 + within), top.figure(name) or 0.0)
+    known = [(p.evaluations, value, i) for i, p in enumerate(points)
+             if (value := p.figure(name)) is not None and value <= limit]  # fmt: skip
+    return points[min(known)[2]]

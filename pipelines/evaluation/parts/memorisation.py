@@ -8,20 +8,27 @@ from ldm.core.files import written
 from ldm.data.order import subset
 from ldm.data.pixels import to_pixels
 from ldm.evaluation.measurements import mean_measurement
-from ldm.evaluation.memorisation import nearest
+from ldm.evaluation.memorisation import Training
 from pipelines.evaluation_job import Job, pictures
 from pipelines.grid import captioned_grid, tiled
 
 
-def memorisation(job: Job) -> dict[str, Any]:
-    """Samples and held-out images against their nearest training images."""
+def memorisation(job: Job) -> dict[str, Any] | str:
+    """Samples and held-out images against their nearest training images.
+
+    Held-out images that are training images too say nothing of chance, and are only counted.
+    """
     _, images = job.images()
     features = job.found.get("features")
     features = job.features(images) if features is None else features
     run, training = job.subject.run, job.reference()
     mirrored = job.reference(mirrored=True) if run is None or run.config.data.flip else None
-    samples = nearest(features, training, mirrored)
-    held_out = nearest(job.reference("validation"), training, mirrored)
+    others = job.reference("validation")
+    known = Training(training, mirrored, others)
+    if known.distinct < 2:
+        return f"the training images searched ({len(training):,}) are all one image"
+    samples = known.nearest(features)
+    held_out = known.nearest(others[~known.leaked])
     closest = samples.closest(8)
     source = job.subject.sources["train"]
     chosen = subset(len(source), job.amounts.reference)
@@ -47,4 +54,7 @@ def memorisation(job: Job) -> dict[str, Any]:
         "neighbours": neighbours,
         "searched": len(chosen),
         "training_images": len(source),
+        "repeated": known.repeated,
+        "distinct": known.distinct,
+        "leaked": int(known.leaked.sum()),
     }
