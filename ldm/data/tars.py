@@ -4,6 +4,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from glob import glob
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -41,6 +42,7 @@ IMAGES = frozenset(
 TEXTS = frozenset(("txt", "text", "caption", "transcript"))
 NUMBERS = frozenset(("cls", "cls2", "index", "inx", "id"))
 OBJECTS = frozenset(("json", "jsn"))
+VALUES = TEXTS | NUMBERS | OBJECTS
 LONGEST = 2**24  # bytes of a member that is not an image
 EXAMPLE_AND_FIELD = re.compile(r"((?:.*/|)[^./][^/.]*)\.([^/]*)", re.DOTALL)
 
@@ -101,7 +103,7 @@ class TarTable(Table):
         self.where, self.sequential = where, sequential
         self._rows: list[Row] = []
         for shard in shards:
-            self._rows += _rows(shard)
+            self._rows += _rows(shard, *_state(shard))
             if size is not None and len(self._rows) >= size:
                 self._rows = self._rows[:size]
                 break
@@ -149,8 +151,12 @@ def _state(shard: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _rows(shard: Path) -> list[Row]:
-    """The examples of an archive, and one more where the rest of it cannot be read."""
+@lru_cache(maxsize=4096)
+def _rows(shard: Path, *state: int) -> list[Row]:
+    """The examples of an archive, and one more where the rest of it cannot be read.
+
+    Both splits, and whoever opens the data again, share them as long as its `state` is the same.
+    """
     rows: dict[str, Row] = {}
     with shard.open("rb") as file:
         try:
@@ -196,7 +202,7 @@ def _take(row: Row, field: str, member: tarfile.TarInfo, shard: Path, file: Bina
     if kind in IMAGES:
         row.images[field] = Place(shard, member.offset_data, member.size)
         return None
-    if kind not in TEXTS | NUMBERS | OBJECTS:
+    if kind not in VALUES:
         return None
     if member.size > LONGEST:
         return f"is longer than {LONGEST:,} bytes"
