@@ -6,9 +6,10 @@ import torch
 
 from autoencoder.cache import LatentCache
 from autoencoder.evaluation import HEALTH
-from autoencoder.model import export_folder, standardize
+from autoencoder.model import export_damage, export_folder, standardize
 from autoencoder.objective import Reconstructor
-from ldm.core.files import published, write_text
+from ldm.core.files import published, write_json, write_text
+from ldm.core.sums import MANIFEST, manifest_of
 from ldm.data.example import Source
 from ldm.training.run import Run
 
@@ -16,12 +17,15 @@ EXPORTED = "exported"  # there while the export is of the last checkpoint
 
 
 def settled(run: Run, start: int) -> bool:
-    """Whether an earlier command exported what is trained; where not, the note of it goes.
+    """Whether an earlier command exported what is trained, and it is whole; else the note goes.
 
     To be asked by every process, before the first step after `start`.
     """
     note = run.folder / EXPORTED
     done = start == run.train.steps and note.exists()
+    if done and (fault := export_damage(export_folder(run.config))):
+        run.say(f"the export is made again: {fault}")
+        done = False
     run.accelerator.wait_for_everyone()  # until all have looked
     if run.main and not done:
         note.unlink(missing_ok=True)
@@ -49,6 +53,7 @@ def export(run: Run, model: Reconstructor, source: Source) -> None:
         folder = export_folder(config)
         with published(folder, index="config.json") as new:
             vae.save_pretrained(new)
+            write_json(new / MANIFEST, manifest_of(new))
         write_text(run.folder / EXPORTED, "")
         run.say((run.folder / HEALTH).read_text())
         run.say(f"the autoencoder is in {folder}")

@@ -11,6 +11,7 @@ from diffusers.models import AutoencoderKL
 from torch import Tensor, nn
 
 from ldm.config import Config
+from ldm.core.sums import MANIFEST, damage
 from ldm.errors import UserError
 from ldm.pretrained import load_pretrained
 
@@ -73,12 +74,29 @@ def configured_autoencoder(config: Config) -> AutoencoderKL:
             f"{export} does not exist: train it with train_autoencoder.py and the same config, or "
             "name a trained one with autoencoder.path=FOLDER"
         )
+    if fault := export_damage(export):
+        raise UserError(
+            f"the autoencoder in {export} is not what was exported ({fault}): run "
+            "train_autoencoder.py with the same config, which exports it anew"
+        )
     return load_autoencoder(export)
 
 
 def export_folder(config: Config) -> Path:
     """Where stage 1 leaves its autoencoder."""
     return config.folder / "autoencoder" / "export"
+
+
+def export_damage(folder: Path) -> str | None:
+    """What is wrong with an exported autoencoder; None also where an older version wrote no sums.
+
+    Without sums the weights and the config must at least be there.
+    """
+    if (folder / MANIFEST).exists():
+        return damage(folder)
+    there = ("config.json", "diffusion_pytorch_model.safetensors")
+    lacking = [name for name in there if not (folder / name).is_file()]
+    return f"{lacking[0]} is missing" if lacking else None
 
 
 def downsampling(vae: AutoencoderKL) -> int:

@@ -4,11 +4,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from html import escape
-from pathlib import Path
 
 from ldm.evaluation.measurements import Measurement
 from pipelines.page import Series, charts
-from pipelines.report_parts import curves, grid, interval, name_of, numbers, thinned, webp
+from pipelines.report_parts import (
+    curves,
+    grid,
+    interval,
+    name_of,
+    numbers,
+    read_picture,
+    thinned,
+    webp,
+)
 from pipelines.reported import Reported
 
 Runs = Sequence[Reported]
@@ -50,9 +58,9 @@ def samples(runs: Runs) -> str:
     figures = []
     for told in runs:
         newest = told.run.samples
-        if newest is not None:
+        if newest is not None and (grid_of := read_picture(newest)) is not None:
             step = int(newest.stem.rsplit("_", 1)[-1])
-            source, name = webp(Path(newest), 800), escape(told.name)
+            source, name = webp(grid_of, 800), escape(told.name)
             image = f'<img class="picture" src="{source}" alt="{name}">'
             said = f"{told.name}, step {step:,}"
             figures.append(f"<figure>{image}<figcaption>{escape(said)}</figcaption></figure>")

@@ -1,6 +1,5 @@
 """`ldm evaluate`: everything that can be said about a checkpoint, in one reproducible command."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ldm.core.files import refuse_unwritable, write_json, write_text
+from ldm.core.sums import read_sealed, write_sealed
 from ldm.core.text import say
 from ldm.errors import UserError
 from ldm.evaluation.extractor import Extractor, weight_hash
+from ldm.evaluation.feature_network import load_feature_network
 from ldm.evaluation.feature_training import train_features
 from ldm.evaluation.features import load_extractor
 from ldm.evaluation.measurements import jsonable
@@ -84,14 +85,18 @@ def _run(job: Job, parts: Sequence[str], model: str) -> dict[str, float]:
             (results["missing"] if isinstance(found, str) else results)[name] = found
             if not hidden:
                 write_text(job.folder / "results.txt", as_text(results) + "\n")
-                write_json(job.folder / "results.json", results)
+                write_sealed(job.folder / "results.json", results)
     return taken
 
 
 def _earlier(job: Job, model: str) -> dict[str, Any]:
     """What was found before of the very same thing, whatever it was called; else what it is."""
     about = _about(job, model)
-    known = read_results(job.folder)
+    try:
+        known = read_results(job.folder)
+    except UserError as error:
+        say(f"what was found before is left out: {error}")
+        known = {}
     same = all(known.get(key) == value for key, value in about.items() if key != "model")
     return {**known, "model": model} if same else {**about, "missing": {}}
 
@@ -124,8 +129,10 @@ def choose_features(subject: Evaluated, spec: str | None, train: bool) -> Extrac
 
 
 def _trained_on(folder: Path, subject: Evaluated) -> bool:
+    """Whether `folder` has a whole feature network of this very data."""
     try:
-        about = json.loads((folder / "features.json").read_text())
+        about = read_sealed(folder / "features.json")
+        load_feature_network(folder)
     except (OSError, ValueError):
         return False
     return (

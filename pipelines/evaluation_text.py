@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ldm.core.sums import read_sealed
+from ldm.errors import UserError
 from ldm.evaluation.measurements import Measurement, shown, table
 
 
@@ -16,15 +18,17 @@ def measurements(rows: Sequence[dict[str, Any]]) -> list[Measurement]:
 def read_results(folder: Path) -> dict[str, Any]:
     """What an evaluation has written into `folder`; {} where there is nothing yet.
 
-    NaN, which older versions wrote for what is not defined, is null.
+    NaN, which older versions wrote for what is not defined, is null. Raises UserError where the
+    results are damaged.
     """
+    path = folder / "results.json"
     try:
-        found = json.loads(
-            (folder / "results.json").read_text(encoding="utf-8"), parse_constant=lambda name: None
-        )
-    except (OSError, ValueError):
+        found = read_sealed(path)
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, or evaluate again") from None
+    return json.loads(json.dumps(found), parse_constant=lambda name: None)
 
 
 def copies(found: dict[str, Any]) -> str:

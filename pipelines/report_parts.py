@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from ldm.core.text import say
 from ldm.evaluation.measurements import NAMES, Measurement
 from pipelines.page import Frame, Series, chart
 
@@ -84,10 +85,18 @@ MOST_FRAMES = 24
 MOST_POINTS = 400
 
 
-def webp(path: Path, widest: int = 1200) -> str:
+def read_picture(path: Path) -> Image.Image | None:
+    """A picture; None, and it is said, where it cannot be read."""
+    try:
+        with Image.open(path, formats=("PNG",)) as opened:
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        say(f"note: {path} is left out: it cannot be read ({error})")
+        return None
+
+
+def webp(image: Image.Image, widest: int = 1200) -> str:
     """A picture as a data URI; a tenth of a PNG's size."""
-    with Image.open(path, formats=("PNG",)) as opened:
-        image = opened.convert("RGB")
     if image.width > widest:
         image = image.resize((widest, round(image.height * widest / image.width)))
     buffer = io.BytesIO()
@@ -96,13 +105,12 @@ def webp(path: Path, widest: int = 1200) -> str:
 
 
 def picture(path: Path, said: str) -> str:
-    """A picture with its caption; nothing where there is no such file."""
-    if not path.is_file():
+    """A picture with its caption; nothing where there is no such file, or none that can be read."""
+    if not path.is_file() or (image := read_picture(path)) is None:
         return ""
-    with Image.open(path, formats=("PNG",)) as opened:
-        kind = "picture small" if opened.width < 640 else "picture"
-    image = f'<img class="{kind}" src="{webp(path)}" alt="{escape(said)}">'
-    return f"<figure>{image}<figcaption>{escape(said)}</figcaption></figure>"
+    kind = "picture small" if image.width < 640 else "picture"
+    html = f'<img class="{kind}" src="{webp(image)}" alt="{escape(said)}">'
+    return f"<figure>{html}<figcaption>{escape(said)}</figcaption></figure>"
 
 
 def evenly(items: Sequence[Any], most: int) -> list[Any]:
@@ -113,13 +121,18 @@ def evenly(items: Sequence[Any], most: int) -> list[Any]:
 
 
 def scrub(paths: Sequence[Path], caption: str) -> str:
-    """Pictures of a training in order, behind a slider; the last one is shown first."""
-    frames = evenly(paths, MOST_FRAMES)
+    """Pictures of a training in order, behind a slider; the last one is shown first.
+
+    They are named step_N.png; "" where none of them can be read.
+    """
+    opened = [(path, read_picture(path)) for path in evenly(paths, MOST_FRAMES)]
+    frames = [(int(path.stem[5:]), image) for path, image in opened if image is not None]
+    if not frames:
+        return ""
     last = len(frames) - 1
     images = "".join(
-        f'<img src="{webp(path, 900)}" alt="step {int(path.stem.rsplit("_", 1)[-1]):,}"'
-        f"{'' if i == last else ' hidden'}>"
-        for i, path in enumerate(frames)
+        f'<img src="{webp(image, 900)}" alt="step {step:,}"{"" if i == last else " hidden"}>'
+        for i, (step, image) in enumerate(frames)
     )
     bar = (
         '<div class="bar"><button type="button">play</button>'

@@ -50,7 +50,7 @@ def headline(told: Reported) -> str:
 
 def samples(told: Reported) -> str:
     """The grid of fixed prompts and seeds, over training."""
-    paths = sorted((told.run.folder / "ldm" / "samples").glob("step_*.png"))
+    paths = told.run.pictures("ldm")
     said = "The same prompts and seeds throughout, by the averaged weights. Drag, or press play."
     strip = scrub(paths, said) if paths else ""
     return strip + picture(
@@ -133,14 +133,11 @@ def autoencoder(told: Reported) -> str:
     panels.append(curves([loss], "step", "Loss of the autoencoder", log_y=True))
     folder = told.run.folder / "autoencoder"
     health = folder / "health.txt"
-    lines = health.read_text().splitlines() if health.is_file() else []
-    verdicts = [line for line in lines if line.startswith(("ok ", "ILL "))]
+    text = health.read_bytes().decode("utf-8", "replace") if health.is_file() else ""
+    verdicts = [line for line in text.splitlines() if line.startswith(("ok ", "ILL "))]
     marks = {"ok": '<span class="well">well</span>', "ILL": '<span class="ill">ill</span>'}
-    items = "".join(
-        f"<li>{marks[line.split()[0]]} {escape(line.split(maxsplit=1)[1])}</li>"
-        for line in verdicts
-    )
-    last = max((folder / "samples").glob("step_*.png"), default=folder / "none")
+    items = "".join(f"<li>{marks[line.split()[0]]} {escape(line[4:])}</li>" for line in verdicts)
+    last = max(told.run.pictures("autoencoder"), default=folder / "none")
     said = "From above: held-out images, their reconstructions, three times the difference, noise"
     return (
         (charts([panel for panel in panels if panel]) if any(panels) else "")

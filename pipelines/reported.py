@@ -26,7 +26,10 @@ class Reported:
 
     @cached_property
     def results(self) -> dict[str, Any]:
-        """evaluation/results.json; {} where the run was not evaluated yet."""
+        """evaluation/results.json; {} where the run was not evaluated yet.
+
+        Raises UserError where they are damaged.
+        """
         return read_results(self.evaluation)
 
     def measured(self, section: str, split: str = "samples") -> dict[str, Measurement]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,15 @@ class RunRecord:
             {k for r in records for k, v in r.items() if not isinstance(v, str)} - {"step"}
         )
 
+    def pictures(self, stage: str) -> list[Path]:
+        """The grids of samples that a stage drew, by step; somebody's copies are none."""
+        found = (self.folder / stage / "samples").glob("step_*.png")
+        return sorted(path for path in found if re.fullmatch(r"step_\d+", path.stem))
+
     @property
     def samples(self) -> Path | None:
         """The newest grid of samples, if any was drawn."""
-        return max((self.folder / "ldm" / "samples").glob("*.png"), default=None)
+        return max(self.pictures("ldm"), default=None)
 
     @property
     def export(self) -> Path | None:
@@ -89,8 +95,9 @@ class RunRecord:
         from pipelines.defaults import DEFAULTS_FILE, EMA_LENGTH
 
         try:
-            return json.loads((self.folder / "pipeline" / DEFAULTS_FILE).read_text())[EMA_LENGTH]
-        except (OSError, ValueError, KeyError):
+            said = json.loads((self.folder / "pipeline" / DEFAULTS_FILE).read_bytes())
+            return float(said[EMA_LENGTH])
+        except (OSError, ValueError, LookupError, TypeError):
             return None
 
 

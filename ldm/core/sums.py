@@ -49,8 +49,13 @@ def damage(folder: Path) -> str | None:
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Put `value` at `path` as JSON with the sum of what it says, whole or not at all."""
-    value = json.loads(json.dumps(value))  # as it will be read
-    write_json(path, {**value, _SUM: _sum(value)})
+    write_json(path, sealed(value))
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` as JSON gives it back, with the sum of what it says."""
+    value = json.loads(json.dumps(value))
+    return {**value, _SUM: _sum(value)}
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

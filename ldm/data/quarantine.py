@@ -10,6 +10,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ldm.core.files import write_text
+from ldm.core.sums import is_sealed, read_sealed, write_sealed
+from ldm.core.text import say
 from ldm.data.example import BadImage, Source, Subset
 from ldm.errors import UserError
 
@@ -58,7 +60,7 @@ def bad_images(source: Source, folder: Path) -> dict[int, str]:
     """The bad images by index, and why: as `checked` remembers in the folder, else by decoding."""
     if source.trusted or not len(source):
         return {}
-    known = _remembered(folder / "checked.json", source.image_fingerprint)
+    known = _remembered(folder / "checked.json", source)
     return _decode_all(source) if known is None else known
 
 
@@ -76,15 +78,17 @@ def checked(source: Source, folder: Path) -> Source:
     """
     if source.trusted or not len(source):
         return source
-    memory = folder / "checked.json"
-    bad = _remembered(memory, source.image_fingerprint)
-    if bad is None:
-        bad = _decode_all(source)
-        names = [{"name": source.name(i), "reason": why} for i, why in sorted(bad.items())]
-        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in names)
-        write_text(folder / "quarantine.jsonl", lines)
-        known = {"images": source.image_fingerprint, "bad": sorted(bad.items())}
-        write_text(memory, json.dumps(known))
+    memory, listed = folder / "checked.json", folder / "quarantine.jsonl"
+    bad = _remembered(memory, source)
+    fresh = bad is None
+    bad = _decode_all(source) if bad is None else bad
+    names = [{"name": source.name(i), "reason": why} for i, why in sorted(bad.items())]
+    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in names)
+    lines = lines.encode("utf-8", "backslashreplace").decode("utf-8")  # names that are no text
+    if fresh or not _holds(listed, lines):
+        write_text(listed, lines)
+    if fresh or not is_sealed(memory):
+        write_sealed(memory, {"images": source.image_fingerprint, "bad": sorted(bad.items())})
     if stops(bad, source):
         first, why = min(bad.items())
         raise UserError(
@@ -103,10 +107,21 @@ def checked(source: Source, folder: Path) -> Source:
     return sound
 
 
-def _remembered(memory: Path, fingerprint: str) -> dict[int, str] | None:
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode("utf-8")
+    except OSError:
+        return False
+
+
+def _remembered(memory: Path, source: Source) -> dict[int, str] | None:
     """What was found when these very images were last decoded."""
     try:
-        known = json.loads(memory.read_text("utf-8"))
-        return dict(known["bad"]) if known["images"] == fingerprint else None
-    except (OSError, ValueError, KeyError, TypeError):
+        known = read_sealed(memory)
+        bad = dict(known["bad"]) if known["images"] == source.image_fingerprint else None
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, TypeError):
+        say(f"{memory} is damaged: all images are checked again")
+        return None
+    return bad if bad is None or all(i in range(len(source)) for i in bad) else None

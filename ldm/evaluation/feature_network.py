@@ -1,6 +1,5 @@
 """A small feature network of the data set's own, for machines without anybody's weights."""
 
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ldm.core.files import published, write_text
+from ldm.core.files import published, sha256
+from ldm.core.sums import read_sealed, write_sealed
 from ldm.core.weights import load_weights
 from ldm.errors import UserError
 
@@ -59,7 +59,8 @@ def save_feature_network(network: FeatureNetwork, folder: Path, facts: dict[str,
     about = {"resolution": network.resolution, **facts}
     with published(folder, index="features.json") as new:
         save_file(weights, new / "features.safetensors")
-        write_text(new / "features.json", json.dumps(about, indent=2) + "\n")
+        about["weights"] = sha256(new / "features.safetensors")
+        write_sealed(new / "features.json", about)
 
 
 def load_feature_network(folder: Path) -> tuple[FeatureNetwork, str]:
@@ -68,9 +69,11 @@ def load_feature_network(folder: Path) -> tuple[FeatureNetwork, str]:
     Raises UserError where the folder holds none.
     """
     try:
-        about = json.loads((folder / "features.json").read_text())
+        about = read_sealed(folder / "features.json")
         network = FeatureNetwork(about["resolution"])
         network.load_state_dict(load_weights(folder / "features.safetensors"))
+        if about.get("weights") not in (None, sha256(folder / "features.safetensors")):
+            raise ValueError("its weights are not those that were written")
     except UserError:
         raise
     except (OSError, KeyError, ValueError, RuntimeError) as error:

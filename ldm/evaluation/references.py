@@ -1,13 +1,15 @@
 """Features of real images, computed once: cached under a key of the images and the extractor."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.core.files import written
+from ldm.core.text import say
 from ldm.data.example import Source, digest
 from ldm.data.order import subset
 from ldm.data.pixels import to_pixels
@@ -17,11 +19,26 @@ from ldm.evaluation.sharing import Share, in_pieces
 MOST = 50_000  # images of a reference
 
 
-def _read(path: Path) -> Tensor | None:
+def _read(path: Path, facts: tuple[object, ...]) -> Tensor | None:
+    """The features of a file that is as it was written; None where there is none."""
     try:
-        return load_file(path)["features"]
-    except (OSError, SafetensorError):
-        return None  # not made yet, or cut short by a kill
+        with safe_open(path, "pt") as file:
+            features = file.get_tensor("features")
+            if file.metadata()["about"] == _about(features, facts):
+                return features
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError, TypeError):
+        pass  # of an older version, which wrote no sum, or damaged
+    say(f"{path} is damaged or of an older version: made again")
+    return None
+
+
+def _about(features: Tensor, facts: tuple[object, ...]) -> str:
+    """What a file says of itself: in one entry, as several are written in any order."""
+    found = sha256(repr((facts, tuple(features.shape), features.dtype)).encode())
+    found.update(features.cpu().contiguous().numpy().data)
+    return f"{found.hexdigest()} {facts!r}"
 
 
 def reference_features(
@@ -42,7 +59,7 @@ def reference_features(
     facts = (source.image_fingerprint, digest(chosen), resolution, mirrored, extractor.label)
     path = folder / f"reference_{digest(*facts)[:16]}.safetensors"
     # one process looks, so that all agree on whether there is work to share
-    known = share.gather([_read(path) if share.rank == 0 else None])[0]
+    known = share.gather([_read(path, facts) if share.rank == 0 else None])[0]
     if known is not None:
         return known
 
@@ -53,6 +70,7 @@ def reference_features(
 
     features = in_pieces(work, len(chosen), share, BATCH)
     if share.rank == 0:
+        about = {"about": _about(features, facts)}
         with written(path) as file:
-            save_file({"features": features}, file, {"about": repr(facts)})
+            save_file({"features": features}, file, about)
     return features

@@ -16,7 +16,10 @@ from autoencoder.model import (
     standardize,
 )
 from ldm.config import load_config
+from ldm.core.files import write_json
+from ldm.core.sums import manifest_of
 from ldm.errors import UserError
+from tests.damage import DAMAGES
 
 
 def test_an_unknown_key_is_refused_with_the_nearest():
@@ -107,3 +110,21 @@ def test_stage_one_starts_from_init_and_refuses_path(vae, tmp_path):
     assert torch.equal(started.quant_conv.bias, vae.quant_conv.bias)
     with pytest.raises(UserError, match=r"autoencoder\.init"):
         initial_autoencoder(load_config(None, [f"autoencoder.path={tmp_path}"]))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "file", ["config.json", "diffusion_pytorch_model.safetensors", "manifest.json"]
+)
+def test_an_export_that_is_damaged_is_refused(vae, tmp_path, damage, file):
+    config = load_config(None, [f"output={tmp_path}", "name=it"])
+    export = tmp_path / "it" / "autoencoder" / "export"
+    vae.save_pretrained(export)
+    write_json(export / "manifest.json", manifest_of(export))
+    configured_autoencoder(config)
+    DAMAGES[damage](export / file)
+    if (damage, file) == ("deleted", "manifest.json"):  # older versions wrote none
+        configured_autoencoder(config)
+    else:
+        with pytest.raises(UserError, match=r"is not what was exported.*exports it anew"):
+            configured_autoencoder(config)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from autoencoder.model import build_autoencoder
 from ldm.data.drawn import draw, truth
 from ldm.training.tracking import read_metrics
+from tests.damage import DAMAGES
 from tests.training_processes import run, run_distributed
 
 YAML = """
@@ -149,6 +150,9 @@ def test_an_export_is_of_the_last_checkpoint_and_is_made_once(experiment, unbrok
     weights = folder / "export" / "diffusion_pytorch_model.safetensors"
     first = weights.read_bytes()
     assert train(experiment, name, "data.size=30") == 0  # other images do not move its latents
+    assert weights.read_bytes() == first
+    DAMAGES["flipped"](weights)
+    assert train(experiment, name) == 0  # an export that is damaged is made again
     assert weights.read_bytes() == first
     assert train(experiment, name, more, before=die_in_the_export) == -signal.SIGKILL
     assert last_checkpoint(experiment, name).name == "step_0000008"

@@ -8,6 +8,7 @@ from ldm.data.drawn import DrawnFlowers
 from ldm.data.quarantine import checked
 from ldm.data.source import open_source
 from ldm.errors import UserError
+from tests.damage import DAMAGES
 
 
 def photos(folder, count, broken):
@@ -104,3 +105,24 @@ def test_images_that_are_listed_but_missing_are_quarantined(folder, tmp_path):
     sound = checked(open_source(config(root, holdout=0.0)), tmp_path / "cache")
     assert len(sound) == 100
     assert "there is no such file" in (tmp_path / "cache" / "quarantine.jsonl").read_text()
+
+
+@pytest.mark.parametrize("file", ["checked.json", "quarantine.jsonl"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_made_again(folder, tmp_path, capsys, file, damage):
+    source, cache = photos(folder, 120, [4]), tmp_path / "cache"
+    assert len(checked(source, cache)) == 119
+    before = {p.name: p.read_bytes() for p in cache.iterdir()}
+    DAMAGES[damage](cache / file)
+    assert len(checked(source, cache)) == 119
+    assert {p.name: p.read_bytes() for p in cache.iterdir()} == before
+    said = "checked.json is damaged" in capsys.readouterr().out
+    assert said == (file == "checked.json" and damage != "deleted")
+
+
+def test_another_list_than_was_written_is_not_believed(folder, tmp_path):
+    source, cache = photos(folder, 120, [4]), tmp_path / "cache"
+    checked(source, cache)
+    text = (cache / "checked.json").read_text()
+    (cache / "checked.json").write_text(text.replace("4,", "5,"))
+    assert checked(source, cache).name(4) == "a/005.png"

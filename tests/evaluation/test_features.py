@@ -11,16 +11,24 @@ from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
 from ldm.config import DataConfig
+from ldm.data.drawn import DrawnFlowers
 from ldm.data.pixels import pixels_of, to_pixels
 from ldm.data.source import open_source
 from ldm.errors import UserError
 from ldm.evaluation.clip_score import ClipScore
 from ldm.evaluation.extractor import Extractor, weight_hash
-from ldm.evaluation.feature_network import load_feature_network, random_feature_network
+from ldm.evaluation.feature_network import (
+    load_feature_network,
+    random_feature_network,
+    save_feature_network,
+)
 from ldm.evaluation.feature_training import train_features, views
 from ldm.evaluation.features import load_extractor
 from ldm.evaluation.frechet import frechet_distance, moments
 from ldm.evaluation.inception import FIDInception
+from ldm.evaluation.references import reference_features
+from ldm.evaluation.sharing import Share
+from tests.damage import DAMAGES
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +222,26 @@ def test_frechet_distance_rises_as_modes_are_dropped(images, untrained):
     real = moments(features)
     curve = [frechet_distance(moments(features[labels < kept]), real) for kept in (7, 5, 3, 2, 1)]
     assert all(a < b for a, b in pairwise(curve)), curve
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["features.json", "features.safetensors"])
+def test_trained_features_that_are_damaged_are_refused(tmp_path, damage, file):
+    save_feature_network(random_feature_network(16), tmp_path, {"data": "nothing", "steps": 0})
+    load_feature_network(tmp_path)
+    DAMAGES[damage](tmp_path / file)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        load_feature_network(tmp_path)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_reference_is_made_again(tmp_path, damage, capsys):
+    source = DrawnFlowers(6, 16)
+    extractor = Extractor("random", random_feature_network(16), None)
+    first = reference_features(extractor, source, 16, tmp_path, Share())
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    DAMAGES[damage](path)
+    again = reference_features(extractor, source, 16, tmp_path, Share())
+    assert torch.equal(again, first) and path.read_bytes() == content
+    assert ("damaged" in capsys.readouterr().out) == (damage != "deleted")

@@ -20,6 +20,9 @@ from pipelines.compare_sections import best_of
 from pipelines.findings import findings
 from pipelines.report import compare, report
 from pipelines.report_sections import SECTIONS
+from pipelines.reported import Reported
+from pipelines.runs import RunRecord
+from tests.damage import DAMAGES
 
 needs_browser = pytest.mark.skipif(browser() is None, reason="no Chromium: apt install chromium")
 
@@ -198,3 +201,50 @@ def test_findings_say_what_the_figures_say(results, said):
 
 def test_no_results_have_no_findings():
     assert findings({}) == []
+
+
+@pytest.fixture(scope="module")
+def half(run, tmp_path_factory):
+    """A run that is half-way, and evaluated."""
+    folder = write_run(tmp_path_factory.mktemp("half"))
+    (folder / "evaluation").mkdir()
+    shutil.copy(run / "evaluation" / "results.json", folder / "evaluation")
+    return folder
+
+
+# Every file and every damage is tried in tests/faults.
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [("config.yaml", "flipped"), ("ldm/metrics.jsonl", "flipped"), ("ldm/metrics.jsonl", "empty"),
+     ("ldm/samples/step_0000020.png", "cut"), ("pipeline/ldm.json", "flipped")],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*are damaged")
+def test_a_run_with_a_damaged_file_is_reported_or_refused(half, tmp_path, damage, file, capsys):
+    folder = shutil.copytree(half, tmp_path / "tiny")
+    DAMAGES[damage](folder / file)
+    samples = folder / "ldm" / "samples"
+    shutil.copy(samples / "step_0000010.png", samples / "step_best (copy).png")
+    for command in ("inspect", "report"):
+        status, said = main([command, str(folder)]), capsys.readouterr().err
+        assert status == 0 or (status == 2 and said.startswith("error: "))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_results_that_are_damaged_are_refused(half, tmp_path, damage):
+    folder = shutil.copytree(half, tmp_path / "tiny")
+    DAMAGES[damage](folder / "evaluation" / "results.json")
+    told = Reported(RunRecord.read(folder))
+    if damage == "deleted":
+        assert told.results == {}
+    else:
+        with pytest.raises(UserError, match=r"results\.json is damaged .*: remove it, or evaluate"):
+            told.results  # noqa: B018
+
+
+def test_figures_that_are_not_finite_are_reported(half, tmp_path):
+    folder = shutil.copytree(half, tmp_path / "tiny")
+    metrics = folder / "ldm" / "metrics.jsonl"
+    bad = [{"step": 30, "loss": float("nan"), "gradient_norm": float("inf")}]
+    text = metrics.read_text().rsplit("\n", 1)[0]
+    metrics.write_text(text + "\n" + "".join(json.dumps(line) + "\n" for line in bad))
+    assert main(["inspect", str(folder)]) == main(["report", str(folder)]) == 0
