@@ -52,8 +52,11 @@ class _Unreadable(UserError):
 
 
 def _lines(text: str) -> list[str]:
-    """The lines with their ends, which are those of old Macs only where there are no others."""
-    return io.StringIO(text, newline="\n" if "\n" in text else "\r").readlines()
+    """The lines with their ends, which are those of old Macs where the first one is."""
+    first = re.search(r"\r(?!\n)|\n", text)
+    if first and first[0] == "\r":
+        return re.findall(r"[^\r]*\r|[^\r]+", text)
+    return io.StringIO(text, newline="\n").readlines()
 
 
 def _tokens(path: Path, lines: list[str]) -> Rows:
@@ -139,7 +142,10 @@ def _read(
             break
         except csv.Error as error:
             if "new-line" in str(error):
-                raise UserError(f"{where} holds a lone carriage return: take it out") from None
+                raise UserError(
+                    f"{where} breaks in another way than the lines of the file end: put quotes "
+                    "around that text"
+                ) from None
             raise _Unreadable(
                 f"{where}: a quote opens in this row and is not closed where its cell ends "
                 f'({error}); close it, and write a quote inside of quotes twice: ""'

@@ -22,7 +22,12 @@ def read(tmp_path):
     return reading
 
 
-ROWS = [("a.jpg", "a rose, red"), ("b c.jpg", 'the "queen"'), ("d.jpg", "")]
+ROWS = [
+    ("a.jpg", "a rose, red"),
+    ("b c.jpg", 'the "queen"'),
+    ("d.jpg", ""),
+    ("e.jpg", "two\nlines"),
+]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -30,9 +35,8 @@ ROWS = [("a.jpg", "a rose, red"), ("b c.jpg", 'the "queen"'), ("d.jpg", "")]
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_any_usual_delimiter_line_end_and_mark_is_read(read, delimiter, end, mark):
     text = io.StringIO()
-    csv.writer(text, delimiter=delimiter, lineterminator=end).writerows(
-        [("file_name", "text"), *ROWS]
-    )
+    options = {"delimiter": delimiter, "lineterminator": end, "quoting": csv.QUOTE_ALL}
+    csv.writer(text, **options).writerows([("file_name", "text"), *ROWS])
     assert read(mark + text.getvalue()) == ROWS
     assert read((mark + text.getvalue()).encode("utf-16-le"), "x.tsv") == ROWS
 
@@ -95,7 +99,9 @@ def test_a_cut_quote_is_refused_with_its_line_and_swallows_no_row(read, rest):
 
 
 def test_a_carriage_return_within_a_row_does_not_end_it_in_silence(read):
-    with pytest.raises(UserError, match="line 2 holds a lone carriage return"):
+    with pytest.raises(
+        UserError, match="line 2 breaks in another way than the lines of the file end"
+    ):
         read("file_name,text\na.jpg,a rose\rin a vase\n")
 
 
