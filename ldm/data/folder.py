@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ldm.data.listing import Listing, sound
+from ldm.data.listing import Listing, leaves, sound
 from ldm.data.metadata import read_metadata
 from ldm.data.sidecars import sidecar_captions
 from ldm.data.splits import Layout, layout
@@ -84,8 +84,7 @@ class FolderTable(Table):
                             f"{self._folder / table}, line {line} has fewer cells than the header, "
                             f"and {name!r} is no image: put quotes around text of several lines"
                         )
-                    away = os.path.isabs(path) or path.startswith(os.pardir)
-                    folders = (table if away else path).split(os.sep)[:-1]  # or its table's
+                    folders = (table if leaves(path) else path).split(os.sep)[:-1]
                     if path in others or not splits.holds(split, folders):
                         continue
                 self.paths.append(path)

@@ -38,7 +38,7 @@ class Listing:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.twice = 0  # folders that are links to what is here already
+        self._twice: dict[str, str] = {}  # folders that are links to what is here already
         self.lost = 0  # images that are links to nothing
         self.closed: list[str] = []  # folders that may not be read
         images: list[str] = []
@@ -50,7 +50,7 @@ class Listing:
         self.others.sort(key=lambda path: path.split(os.sep))
 
     def _walk(self) -> Iterator[str]:
-        seen: set[tuple[int, int]] = set()
+        seen: dict[tuple[int, int], str] = {}
         folders: list[str] = [""]
         links: list[str] = []
         while folders or links:
@@ -61,10 +61,9 @@ class Listing:
             place = os.path.join(self.folder, at)
             try:
                 state = os.stat(place)
-                if (state.st_dev, state.st_ino) in seen:
-                    self.twice += 1
+                if (first := seen.setdefault((state.st_dev, state.st_ino), at)) != at:
+                    self._twice[at] = first
                     continue
-                seen.add((state.st_dev, state.st_ino))
                 entries = list(os.scandir(place))
             except OSError as error:
                 if not at:
@@ -90,10 +89,10 @@ class Listing:
         if unread:
             kinds = ", ".join(f"{n:,} {kind}" for kind, n in unread.items())
             notes.append(f"{kinds} in {self.folder} cannot be read and are left out")
-        if self.twice:
+        if self._twice:
             notes.append(
                 f"linked folders in {self.folder} that lead to folders that are there already, and "
-                f"are left out: {self.twice}"
+                f"are left out: {len(self._twice)}"
             )
         if self.lost:
             notes.append(f"images in {self.folder} that are links to nothing: {self.lost}")
@@ -139,7 +138,7 @@ class Listing:
             return path
         tried = spellings(name)
         paths = [self._inside(os.path.normpath(os.path.join(beside, each))) for each in tried]
-        for path in paths:
+        for path in map(self._once, paths):
             if path in self._known or os.path.isfile(os.path.join(self.folder, path)):
                 return path
         found = self._alike.get(_folded(paths[1]))
@@ -149,12 +148,19 @@ class Listing:
                 found = None
         return found or paths[0]
 
+    def _once(self, path: str) -> str:
+        """The path by which the walk came to a file, for one that goes through other links."""
+        for link, folder in self._twice.items():
+            if path.startswith(link + os.sep):
+                return os.path.normpath(os.path.join(folder, path[len(link) + 1 :]))
+        return path
+
     def _inside(self, path: str) -> str:
         """An absolute path relative to the folder, where it lies in it."""
         if not os.path.isabs(path):
             return path
         relative = os.path.relpath(path, self.folder)
-        return path if relative.startswith("..") else relative
+        return path if leaves(relative) else relative
 
 
 def _is(kind: Callable[[], bool]) -> bool:
@@ -162,6 +168,11 @@ def _is(kind: Callable[[], bool]) -> bool:
         return kind()
     except OSError:  # a circle of links, a folder that may not be read
         return False
+
+
+def leaves(path: str) -> bool:
+    """Whether a normal path lies outside of the folder that it is relative to."""
+    return os.path.isabs(path) or path.split(os.sep)[0] == os.pardir
 
 
 def suffix(name: str) -> str:

@@ -57,6 +57,15 @@ def test_circles_of_links_end_and_are_told(images):
     assert any("links to nothing" in note and note.endswith(": 1") for note in source.notes)
 
 
+def test_a_name_that_leads_through_a_link_is_the_image_that_it_leads_to(images):
+    root = images("daisy/0.png", "test/1.png")
+    (root / "other").symlink_to(root / "test")
+    described(root, [("daisy/0.png", "a"), ("other/1.png", "b"), ("test/1.png", "c")])
+    assert named(root, needs="caption") == ["daisy/0.png"]
+    held = open_source(config(root), "validation")
+    assert (len(held), held.captions(0)) == (1, ("b", "c"))
+
+
 # splits
 
 
