@@ -140,8 +140,8 @@ def _decoded(data: bytes) -> Image.Image:
             image.load()
             if "icc_profile" not in image.info and _is_adobe_rgb(image):
                 image.info["icc_profile"] = profile(ADOBE, ADOBE_GAMMA)
-            upright = _upright(image)
-            return to_rgb(deepened(upright, raw, lambda: _opened(data)))
+            whole = deepened(_upright(image), raw, lambda: _opened(data), _upright)
+            return to_rgb(whole)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -19,11 +19,14 @@ def raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def mend(image: ImageFile.ImageFile) -> None:
-    """Have a TIFF that is not loaded yet read right.
+    """Have an image that is not loaded yet read right.
 
-    libtiff gives what it decompresses in the machine's order, whatever the file's; and planes of
-    16 bits that are not compressed are none of 8.
+    libtiff gives what it decompresses in the machine's order, whatever the file's; planes of 16
+    bits that are not compressed are none of 8; and of a clear colour the upper bytes are compared.
     """
+    clear = image.info.get("transparency")
+    if isinstance(clear, tuple) and ";16" in raw_mode(image):
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
     if image.format != "TIFF":
         return
     order = "B" if image.tag_v2.prefix == b"MM" else "L"  # type: ignore[attr-defined]
@@ -37,11 +40,17 @@ def mend(image: ImageFile.ImageFile) -> None:
     _rewrite(image, right)
 
 
-def deepened(image: Image.Image, raw: str, again: Callable[[], ImageFile.ImageFile]) -> Image.Image:
+def deepened(
+    image: Image.Image,
+    raw: str,
+    again: Callable[[], ImageFile.ImageFile],
+    upright: Callable[[Image.Image], Image.Image],
+) -> Image.Image:
     """Colours of 16 bits by the range that holds them; `image` itself where that is all of it.
 
     Pillow keeps the upper byte of each. Where that is nearly nothing, the file is read again with
-    its bytes swapped, for the lower. Raises what Pillow raises where it cannot be.
+    its bytes swapped, for the lower, and turned as `image` was by `upright`. Raises what Pillow
+    raises where it cannot be.
     """
     if ";16" not in raw or image.mode not in ("RGB", "RGBA", "CMYK"):
         return image
@@ -55,7 +64,7 @@ def deepened(image: Image.Image, raw: str, again: Callable[[], ImageFile.ImageFi
     mend(swapped)
     _rewrite(swapped, lambda decoder, raw: raw[:-1] + SWAPPED[raw[-1]])
     swapped.load()
-    values = upper.astype(np.uint16) << 8 | np.asarray(swapped)
+    values = upper.astype(np.uint16) << 8 | np.asarray(upright(swapped))
     parts = [values[..., :colours], values[..., colours:]]
     parts = [to_bytes(p, white_of_integers(swapped, float(p.max()))) for p in parts if p.size]
     deep = Image.fromarray(np.concatenate(parts, -1), image.mode)

@@ -1,6 +1,8 @@
 """Samples of more than 8 bits are scaled by what they hold, or refused with the reason."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -48,6 +50,36 @@ def test_fewer_bits_stored_in_16_are_scaled_by_what_they_hold(bits, layout):
     assert_is(tiff(colours, **layout), scene(3))
     if bits == 16 or not layout["deflate"]:
         assert_is(tiff(colours, planar=True, **layout), scene(3))
+
+
+def png(samples: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """RGB of 16 bits, which Pillow does not write."""
+    height, width, _ = samples.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    said = ((b"IHDR", head), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in said
+    )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_fewer_bits_are_read_of_images_that_lie_on_their_side_too(kind):
+    values = scene(3)[:, :12]  # a square, of which no shape would tell
+    stored = np.rint(values * 4095).astype(np.uint16)
+    exif = struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    data = tiff(stored, tags={274: 6}) if kind == "TIFF" else png(stored, (b"eXIf", exif))
+    assert_is(data, np.rot90(values, -1))
+
+
+def test_a_clear_colour_of_16_bits_lies_over_white():
+    stored = np.rint(scene(3) * 65535).astype(np.uint16)
+    stored[2, 3] = 0x1234, 0x4567, 0x89AB
+    clear = struct.pack(">3H", *stored[2, 3])
+    found = pixels(png(stored, (b"tRNS", clear)))
+    assert found[2, 3].tolist() == [255] * 3
+    assert (found == 255).all(-1).sum() <= 2
 
 
 def test_compressed_planes_that_hold_fewer_bits_are_refused():
