@@ -87,13 +87,15 @@ class Call:
 
     def change(self, x: Tensor, returned: Any) -> None:
         """Take over what a callback returned; x in place, as the sampler goes on from it."""
-        if not isinstance(returned or {}, dict):
+        if returned is None:
+            return
+        if not isinstance(returned, dict):
             raise UserError(
                 f"callback_on_step_end returned a {type(returned).__name__}: return a dict, such "
                 "as the one it was given"
             )
         had = self.changeable(x)
-        for name, value in (returned or {}).items():
+        for name, value in returned.items():
             if name not in CHANGEABLE or value is had[name]:
                 continue
             like = x if name == "latents" else self.told.positive

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ldm.core.fields import place
 from ldm.core.files import refuse_unwritable, written
-from ldm.core.text import say, shown
+from ldm.core.text import clean, say, shown
 from ldm.errors import UserError, exits_with_a_sentence
 from pipelines import evaluation_commands as evaluation
 from pipelines.arguments import number, picture, picture_or_folder, positive
@@ -30,9 +30,9 @@ def generate(args: Namespace) -> None:
 
     out = args.out
     refuse_unwritable(out if out.suffix else out / "0000.png")
-    pipe = _pipeline(args.model, args.dtype)
+    pipe = _pipeline(args.model, args.dtype, args.variant)
     seed = random.randrange(2**31) if args.seed is None else args.seed
-    prompts = [prompt for prompt in args.prompts or [""] for _ in range(args.n)]
+    prompts = [clean(prompt) for prompt in args.prompts or [""] for _ in range(args.n)]
     images = []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
@@ -77,6 +77,7 @@ def _generate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--negative-prompt", metavar="TEXT")
     parser.add_argument("--height", type=positive, metavar="PIXELS")
     parser.add_argument("--width", type=positive, metavar="PIXELS")
+    parser.add_argument("--variant", help="of its weights, such as fp16")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
 
 
@@ -215,7 +216,9 @@ def main(arguments: list[str] | None = None) -> None:
     args.command(args)
 
 
-def _pipeline(model: str, dtype: str = "float32") -> "TextToImagePipeline":
+def _pipeline(
+    model: str, dtype: str = "float32", variant: str | None = None
+) -> "TextToImagePipeline":
     """Load a model onto the GPU where there is one, without the libraries' loading bars."""
     import torch
 
@@ -226,7 +229,9 @@ def _pipeline(model: str, dtype: str = "float32") -> "TextToImagePipeline":
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path("runs") / model
     name = folder if (folder / "pipeline").is_dir() else model
-    return TextToImagePipeline.from_pretrained(name, dtype=getattr(torch, dtype), device=device)
+    return TextToImagePipeline.from_pretrained(
+        name, dtype=getattr(torch, dtype), device=device, variant=variant
+    )
 
 
 def _print_table(rows: dict[str, str]) -> None:

@@ -51,7 +51,8 @@ class InpaintPipeline(LatentPipeline):
             x, levels = self.spec.initial(noise), call.levels
             if strength < 1:
                 x, levels = renoise(known, noise, levels, strength)
-            wrap = partial(inpaint, known=known, noise=noise, mask=mask)
+            start = levels[0] if strength == 1 else None
+            wrap = partial(inpaint, known=known, noise=noise, mask=mask, start=start)
             return Begin(x, levels, wrap, lambda x: torch.lerp(known, x, mask))  # may end in noise
 
         return self.run(prompt, num_inference_steps, shape, begin, options)

@@ -162,7 +162,7 @@ def _batch(name: str, array: np.ndarray) -> np.ndarray:
         return array
     if len(shape) == 2:
         return array[None, ..., None]
-    if shape[-1] in (1, 2, 3, 4) or shape[0] not in (1, 3):
+    if shape[-1] in (1, 2, 3, 4) or shape[0] != 3:
         return array[None] if shape[-1] in (1, 3, 4) else array[..., None]
     raise UserError(f"{name} is an array {shape}: pass channels last, (H, W, 3), or a tensor")
 

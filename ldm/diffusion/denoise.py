@@ -105,14 +105,19 @@ def boundary(
     return consistent
 
 
-def inpaint(denoise: Denoiser, known: Tensor, noise: Tensor, mask: Tensor) -> Denoiser:
+def inpaint(
+    denoise: Denoiser, known: Tensor, noise: Tensor, mask: Tensor, start: Level | None = None
+) -> Denoiser:
     """Paint where `mask` is 1; elsewhere x0 is `known` and ε is `noise`, at every level.
 
-    The replacement method (Song et al. 2021, appendix I.2), with one noise for the whole path.
+    The replacement method (Song et al. 2021, appendix I.2), with one noise for the whole path. At
+    the level `start` the network sees x as it is: from pure noise diffusers' pipelines begin so.
     """
 
     def painted(x: Tensor, level: Level) -> Estimate:
-        estimate = denoise(torch.lerp(noised(known, noise, level), x, mask), level)
+        if level is not start:
+            x = torch.lerp(noised(known, noise, level), x, mask)
+        estimate = denoise(x, level)
         x0, eps = torch.lerp(known, estimate.x0, mask), torch.lerp(noise, estimate.eps, mask)
         return estimate._replace(x0=x0, eps=eps)
 

@@ -41,7 +41,7 @@ def tiny_parts(kind="joint", names=("daisy", "oxeye daisy", "rose"), **unet_opti
     )
     unet = build_unet(
         {"block_out_channels": (32, 64), "layers_per_block": 1, **unet_options},
-        sample_size=8,
+        sample_size=(8, 8),  # as training gives it
         in_channels=4,
         out_channels=4,
         cross_attention_dim=conditioner.context_dim,
