@@ -5,6 +5,10 @@ accelerate launch train_autoencoder.py --config configs/flowers64.yaml [key=valu
 Running the same command again resumes it exactly.
 """
 
+import ldm.core.interrupts  # noqa: F401 - what comes after takes its time
+
+# isort: split
+
 import sys
 
 from torch import nn
@@ -18,6 +22,7 @@ from ldm.config import Config, config_from_arguments
 from ldm.data.example import Source
 from ldm.errors import exits_with_a_sentence
 from ldm.inference import evaluating
+from ldm.training.checkpoint import resumable
 from ldm.training.ema import EMA
 from ldm.training.facts import autoencoder_facts, training_data
 from ldm.training.gradients import average_gradients
@@ -122,7 +127,9 @@ def preflight(
 
 @exits_with_a_sentence
 def main() -> int:
-    return train(config_from_arguments(__doc__))
+    config = config_from_arguments(__doc__)
+    with resumable(config.folder / "autoencoder" / "checkpoints"):
+        return train(config)
 
 
 if __name__ == "__main__":

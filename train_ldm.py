@@ -5,6 +5,10 @@ accelerate launch train_ldm.py --config configs/flowers64.yaml [key=value ...]
 Running the same command again resumes it exactly.
 """
 
+import ldm.core.interrupts  # noqa: F401 - what comes after takes its time
+
+# isort: split
+
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -21,6 +25,7 @@ from ldm.data.repeats import repeated
 from ldm.errors import UserError, exits_with_a_sentence
 from ldm.scheduler_config import Spec
 from ldm.schedulers.stock import export_refusal
+from ldm.training.checkpoint import resumable
 from ldm.training.ema import EMA
 from ldm.training.facts import latent_diffusion_facts, training_data
 from ldm.training.latent_diffusion import (
@@ -235,7 +240,9 @@ def starting_point(config: Config) -> str:
 
 @exits_with_a_sentence
 def main() -> int:
-    return train(config_from_arguments(__doc__))
+    config = config_from_arguments(__doc__)
+    with resumable(config.folder / "ldm" / "checkpoints"):
+        return train(config)
 
 
 if __name__ == "__main__":

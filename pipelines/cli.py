@@ -4,6 +4,10 @@ Each command is a function of the parsed arguments, its help is the docstring, a
 it needs when it runs, so that `ldm --help` answers at once. More commands: more rows of COMMANDS.
 """
 
+import ldm.core.interrupts  # noqa: F401 - what comes after takes its time
+
+# isort: split
+
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path

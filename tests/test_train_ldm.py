@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import train_ldm
 from autoencoder.model import build_autoencoder
 from ldm.data.drawn import DrawnFlowers
-from ldm.errors import UserError
-from ldm.training.checkpoint import damage
+from ldm.errors import UserError, exits_with_a_sentence
+from ldm.training.checkpoint import damage, resumable
+from ldm.training.optim import GuardedStep
 from ldm.training.post_hoc_ema import reconstruct
 from ldm.training.tracking import read_metrics
 from pipelines.averaged import average_applied
@@ -60,6 +63,13 @@ def manifest(experiment: Path, name: str) -> dict[str, str]:
     return json.loads((last_checkpoint(experiment, name) / "manifest.json").read_text())
 
 
+def figures(experiment: Path, name: str) -> list[dict[str, Any]]:
+    """What was recorded, but for how fast it went."""
+    records = read_metrics(experiment / name / "ldm" / "metrics.jsonl")
+    pace = ("images_per_second", "peak_memory_gib")
+    return [{k: v for k, v in record.items() if k not in pace} for record in records]
+
+
 @pytest.fixture(scope="module")
 def unbroken(experiment) -> dict[str, str]:
     assert run("train_ldm", experiment / "tiny.yaml", overrides(experiment, "unbroken")) == 0
@@ -93,7 +103,7 @@ def rank_1_is_told_to_stop_at_step_ten() -> None:
 
 
 def die_while_writing_a_checkpoint() -> None:
-    signal_at_call(signal.SIGKILL, "ldm.training.checkpoint", "", "_sha256", 7)
+    signal_at_call(signal.SIGKILL, "ldm.core.sums", "", "sha256", 7)
 
 
 def die_in_evaluation() -> None:
@@ -111,14 +121,7 @@ def test_a_killed_run_ends_bitwise_where_an_unbroken_one_does(experiment, unbrok
     assert manifest(experiment, name) == unbroken
     steps = [r["step"] for r in read_metrics(experiment / name / "ldm" / "metrics.jsonl")]
     assert steps == sorted(steps) and len(set(steps)) < 12  # nothing is recorded twice
-    figures = experiment / "unbroken" / "ldm" / "metrics.jsonl"
-    validation = [r for r in read_metrics(figures) if "validation/loss" in r]
-    again = [
-        r
-        for r in read_metrics(experiment / name / "ldm" / "metrics.jsonl")
-        if "validation/loss" in r
-    ]
-    assert again == validation
+    assert figures(experiment, name) == figures(experiment, "unbroken")
 
 
 def test_another_ema_can_be_made_after_training_and_is_the_true_one(experiment, unbroken):
@@ -159,6 +162,52 @@ def test_a_signal_leaves_one_checkpoint_and_the_run_goes_on(experiment, unbroken
     assert process.exitcode == 128 + number
     assert 6 <= int(last_checkpoint(experiment, name).name[5:]) < 12
     assert run("train_ldm", yaml, slow) == 0
+    assert manifest(experiment, name) == unbroken
+    # its mean over the steps to the tenth too, of which the first were in another session
+    assert figures(experiment, name) == figures(experiment, "unbroken")
+
+
+def no_file_grows_from_step_six_on() -> None:
+    """As on a full disk, of which the command speaks to a file that was there before."""
+    real, calls = GuardedStep.__call__, []
+
+    def step(*args):
+        calls.append(1)
+        if len(calls) == 6:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+        return real(*args)
+
+    GuardedStep.__call__ = step
+    train_ldm.train = exits_with_a_sentence(_resumably(train_ldm.train))
+    os.dup2(os.open(os.environ["SAID"], os.O_WRONLY | os.O_CREAT), 2)
+
+
+def _resumably(train):
+    def command(config):
+        with resumable(config.folder / "ldm" / "checkpoints"):
+            return train(config)
+
+    return command
+
+
+def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on(experiment, unbroken):
+    yaml, said = experiment / "tiny.yaml", experiment / "said"
+    name = "full"
+    full = start(
+        "train_ldm",
+        yaml,
+        overrides(experiment, name),
+        no_file_grows_from_step_six_on,
+        SAID=str(said),
+    )
+    full.join()
+    told = said.read_text().splitlines()
+    (error,) = [line for line in told if line.startswith("error: ")]
+    assert full.exitcode == 2 and "Traceback" not in said.read_text()
+    assert "cannot be written: File too large" in error
+    assert "it goes on from" in error and "step_0000004, which is whole" in error
+    assert not list((experiment / name).rglob(".writing_*"))
+    assert run("train_ldm", yaml, overrides(experiment, name)) == 0
     assert manifest(experiment, name) == unbroken
 
 

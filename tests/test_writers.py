@@ -15,7 +15,7 @@ OURS = {  # methods that go through files.py themselves, and two files that are 
     "state.save(step + 1, self.train.keep_checkpoints)",
     "folders.save(self, Path(folder), variant, stock)",
     "pipeline.save_pretrained(config.folder / 'pipeline', stock=refusal is None)",
-    "(folder / 'lock').open('w')",
+    "(folder / 'lock').open('a')",
     "path.rename(next((place for place in free if not place.exists())))",  # somebody else's, aside
     "self.folder.mkdir(parents=True, exist_ok=True)",  # for the lock
 }

@@ -9,7 +9,8 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from torch import Tensor
 from ldm.core import sums
 from ldm.core.files import write_json, write_text, written_folder
 from ldm.core.sums import MANIFEST
-from ldm.errors import UserError, writing
+from ldm.errors import NotWritten, UserError, refusal, writing
 
 STATE, SUFFIX = "state.json", ".safetensors"
 Tensors = Mapping[str, Mapping[str, Tensor]]
@@ -148,6 +149,25 @@ def _loaded(path: Path) -> Checkpoint:
     tensors = {file.name.removesuffix(SUFFIX): load_file(file) for file in files}
     state.pop("tensors", None)
     return Checkpoint(state.pop("step"), tensors, state)
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Add to what the system refuses in the block from where the run of `folder` goes on."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        told = str(error) if isinstance(error, NotWritten) else refusal(error)
+        if told is None or (isinstance(error, UserError) and not isinstance(error, NotWritten)):
+            raise
+        whole = (path for path in _newest_first(folder) if not _foreign(path) and not damage(path))
+        last = next(whole, None)
+        goes_on = (
+            f"it goes on from {last}, which is whole" if last else "no checkpoint is there yet"
+        )
+        raise UserError(f"{told}: {goes_on}") from error
 
 
 def newest_state(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The processes of a run, as the config has them: what Accelerate reads elsewhere is overruled."""
 
 import os
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from accelerate.utils import (
 
 from ldm.config import Config, TrainConfig
 from ldm.errors import UserError
+from ldm.training.tracking import refuse_absent
 
 PATIENCE = timedelta(hours=24)  # for the process that reads all images while the others wait
 # what Accelerate does of its own accord where a variable says so, and no config of ours can
@@ -40,6 +42,7 @@ def accelerator_of(config: Config, train: TrainConfig, folder: Path) -> Accelera
             )
     if train.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("mixed_precision=fp16 needs a GPU; use bf16 or no on the CPU")
+    warnings.filterwarnings("ignore", ".*no supported trackers")  # said below, as an error
     try:
         accelerator = Accelerator(
             mixed_precision=train.mixed_precision,
@@ -53,6 +56,7 @@ def accelerator_of(config: Config, train: TrainConfig, folder: Path) -> Accelera
         key = "tracker" if train.tracker in str(error) else "mixed_precision"
         reason = " ".join(str(error).split())
         raise UserError(f"train.{key}={getattr(train, key)}: {reason}") from None
+    refuse_absent(accelerator, train.tracker)
     if accelerator.device.type == "mps" and config.diffusion.schedule == "learned":
         raise UserError(
             "diffusion.schedule=learned needs float64, which Apple's GPUs lack: set "

@@ -15,13 +15,14 @@ from tqdm.auto import tqdm
 
 from ldm import keyed
 from ldm.config import Config, TrainConfig, load_config, save_config
+from ldm.core.files import sweep
 from ldm.core.system import lock, peak_memory
 from ldm.core.text import shown, shown_lines
 from ldm.data.example import Source
 from ldm.data.order import Slot, micro_batch_size, micro_batches
 from ldm.data.quarantine import checked
 from ldm.data.source import NEEDS, Split, open_source
-from ldm.errors import UserError
+from ldm.errors import UserError, writing
 from ldm.training.checkpoint import newest_state
 from ldm.training.facts import refuse_other_facts
 from ldm.training.processes import accelerator_of
@@ -43,15 +44,17 @@ class Run:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         self.main = self.accelerator.is_main_process
         if self.main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _claimed(self.folder)
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock = _claimed(self.folder)
+            sweep(config.folder, deep=True)
             self._note_changes()
         self.metrics = Metrics(self.accelerator, self.folder / "metrics.jsonl")
         self.signal = 0  # that asked this run to stop
         self.finished = False
         self.rejected: dict[str, int] = {}  # images of each source that cannot be used
-        self._window: list[dict[str, float]] = []
-        self._seconds = 0.0
+        self._window: list[dict[str, float]] = []  # of the steps since figures were recorded
+        self._timed, self._seconds = 0, 0.0  # of those of this session
         torch.manual_seed(keyed.integer(config.seed, stage, "initial weights", below=2**63))
 
     @property
@@ -111,6 +114,7 @@ class Run:
         The config is the run's own from here on: a mistaken command before leaves no trace in it.
         """
         start = state.resume()
+        self._window = list(state.loop.get("window", []))
         known = self._config_file.exists()
         if self.main:
             save_config(self.config, self._config_file)
@@ -157,7 +161,7 @@ class Run:
         SIGTERM and SIGINT let the step in hand finish, write one checkpoint and end the iteration;
         `finished` then stays False.
         """
-        self.accelerator.init_trackers(self.config.name, {"seed": self.config.seed})
+        self.metrics.track(self.config.name, self.config.seed, start)
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         self.bar = tqdm(
             initial=start,
@@ -176,6 +180,7 @@ class Run:
                 self.bar.update()
                 stop = self._stop_agreed()
                 if stop or self.due(step + 1, self.train.checkpoint_every):
+                    state.loop = {"window": self._window}
                     state.save(step + 1, self.train.keep_checkpoints)
                 if stop:
                     self.say(f"stopped after step {step + 1}; the same command goes on from there")
@@ -185,8 +190,7 @@ class Run:
             self.bar.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
+            self.metrics.finish()
 
     def due(self, step: int, every: int) -> bool:
         """Whether `step` is a multiple of `every` (0: never), or the last one."""
@@ -195,16 +199,18 @@ class Run:
     def log(self, step: int, **values: float) -> None:
         """Take the figures of one step; every LOG_EVERY steps their means are recorded."""
         self._seconds += time.perf_counter() - self._began
-        self._window.append(values)
+        self._timed += 1
+        self._window = [v for v in self._window if v.keys() == values.keys()]  # a resumed run's may
+        self._window.append(values)  # lack a term that is new
         self.bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
         if not self.due(step, LOG_EVERY):
             return
         count = len(self._window)
         means = {key: sum(v[key] for v in self._window) / count for key in values}
-        means["images_per_second"] = count * self.train.batch_size / self._seconds
+        means["images_per_second"] = self._timed * self.train.batch_size / self._seconds
         means["peak_memory_gib"] = peak_memory_gib()
         self.metrics.log(step, means)
-        self._window, self._seconds = [], 0.0
+        self._window, self._timed, self._seconds = [], 0, 0.0
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal:

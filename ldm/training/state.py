@@ -63,6 +63,7 @@ class TrainingState:
     `facts`, named as a sentence would name them, are what the weights mean nothing without, such as
     the autoencoder whose latents they are for: JSON, and the same at every resume. `data` are
     fingerprints of what may change between sessions; `changes` then says, once resumed, which did.
+    `loop` is what else the loop remembers, as JSON: it comes back as it was last saved.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class TrainingState:
         self.accelerator, self.folder, self.averages = accelerator, folder, averages
         self.facts = json.loads(json.dumps(facts))
         self.data, self.changes = dict(data or {}), ""
+        self.loop: dict[str, Any] = {}
         self.modules = {k: accelerator.unwrap_model(m) for k, m in modules.items()}
         self.optimizers = optimizers
 
@@ -89,7 +91,7 @@ class TrainingState:
             tensors |= {name: average.state_dict() for name, average in self.averages.items()}
             scaler = self.accelerator.scaler
             state: dict[str, Any] = {"scaler": scaler.state_dict() if scaler else None}
-            state |= {"facts": self.facts, "data": self.data}
+            state |= {"facts": self.facts, "data": self.data, "loop": self.loop}
             save_checkpoint(self.folder, step, tensors, state, keep)
             write_json(self.folder.with_name(SAVED), {"step": step})
         self.accelerator.wait_for_everyone()
@@ -120,6 +122,7 @@ class TrainingState:
                 f"the checkpoints in {self.folder} are of another model than this config describes "
                 f"({str(error).splitlines()[0]}); restore the config or give another name=..."
             ) from error
+        self.loop = checkpoint.state.get("loop", {})  # older versions had none
         then = checkpoint.state.get("data", {})
         changed = [name for name, now in self.data.items() if then.get(name, now) != now]
         if changed:

@@ -83,7 +83,7 @@ def die_before_the_adversarys_step() -> None:
 
 
 def die_while_writing_a_checkpoint() -> None:
-    _at_call("ldm.training.checkpoint", "", "_sha256", 9, _kill)
+    _at_call("ldm.core.sums", "", "sha256", 9, _kill)
 
 
 @pytest.mark.parametrize("death", [die_before_the_adversarys_step, die_while_writing_a_checkpoint])
