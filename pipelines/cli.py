@@ -158,6 +158,7 @@ def data(args: Namespace) -> None:
     """Show some images of a data set with their captions, and count the captions."""
     from pipelines.look import draw_data, look_at
 
+    refuse_unwritable(args.out)
     source, rows = look_at(args.config, args.overrides)
     rows["picture"] = str(draw_data(source, args.out, args.n))
     _print_table(rows)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from tqdm.auto import tqdm
 
-from ldm.core.files import refuse_unwritable, write_json, write_text
+from ldm.core.files import write_json, write_text
 from ldm.core.sums import read_sealed, write_sealed
 from ldm.core.text import say
 from ldm.errors import UserError
@@ -53,7 +53,6 @@ def evaluate(
     if min(amounts.samples, amounts.sweep_samples) < FEWEST:
         raise UserError(f"a distribution takes at least {FEWEST} samples to compare")
     subject = open_evaluated(model, data, out, seed, caption)
-    refuse_unwritable(subject.folder / "results.json")
     job = Job(subject, choose_features(subject, features, train), amounts, clip)
     predicted = predict(job, parts)
     if subject.share.rank == 0:

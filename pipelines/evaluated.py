@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ldm import keyed
 from ldm.config import DataConfig
+from ldm.core.files import refuse_unwritable
 from ldm.data.example import Source
 from ldm.data.order import subset
 from ldm.data.pixels import normalise, pixels_of
@@ -227,6 +228,8 @@ def open_evaluated(
     folder = Path(out) if out else (run.folder if run else Path("runs") / Path(model).name)
     if run is None and not out and (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is another run, so say with --out where {model}'s results go")
+    folder = folder if out else folder / "evaluation"
+    refuse_unwritable(folder / "results.json")  # before images are read and samples made
     place = run.folder if run else model
     pipe = TextToImagePipeline.from_pretrained(place, device=processes().device)
     sides = pipe.unet.config.sample_size
@@ -238,7 +241,6 @@ def open_evaluated(
         config = DataConfig(data, holdout=config.holdout, resolution=config.resolution)
     if caption is not None:
         config = replace(config, caption=caption)
-    folder = folder if out else folder / "evaluation"
     needs, data_seed = _needs(pipe), run.config.seed if run else 0
     sources: dict[str, Source] = {
         split: checked(open_source(config, split, data_seed, needs), folder / "cache" / split)

@@ -13,6 +13,7 @@ import pytest
 
 from ldm.errors import UserError, exits_with_a_sentence, refusal, writing
 from ldm.training.checkpoint import resumable, save_checkpoint
+from pipelines.cli import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -156,3 +157,20 @@ def test_an_interrupt_while_a_command_imports_ends_in_one_word(tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "a rose", "--model", "absent", "--out", "file/picture.png"],
+        ["generate", "a rose", "--model", "absent", "--out", "file/pictures"],
+        ["explain", "--model", "absent", "--out", "file/explained"],
+        ["data", "data.source=absent", "--out", "file/data.png"],
+        ["evaluate", "absent", "--out", "file/evaluation"],
+    ],
+)
+def test_a_place_that_takes_no_file_is_told_before_all_else(tmp_path, capsys, arguments):
+    (tmp_path / "file").touch()
+    assert main([a.replace("file/", f"{tmp_path}/file/") for a in arguments]) == 2
+    assert f"{tmp_path}/file" in (said := capsys.readouterr().err)
+    assert "cannot be written: Not a directory" in said

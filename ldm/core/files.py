@@ -191,6 +191,8 @@ def _followed(path: Path) -> Path:
 @contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
     """A new temporary folder in `folder`; it goes with whatever is left in it."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     aside = folder / f".writing_{_HOST}_{os.getpid()}_{next(_number)}"
