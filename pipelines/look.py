@@ -13,6 +13,7 @@ from ldm.errors import UserError
 from pipelines.grid import captioned_grid, tiled
 
 SHOWN = 160  # pixels
+TOLD = 200  # characters of a caption or a word
 NAMED = 5  # bad images
 
 
@@ -43,8 +44,10 @@ def look_at(config: str | None, overrides: list[str]) -> tuple[Source, dict[str,
         rows["words a caption"] = (
             f"{lengths[0]} to {lengths[-1]}, median {lengths[len(lengths) // 2]}"
         )
-        rows["most frequent"] = ", ".join(f"{c!r} x {n:,}" for c, n in counts.most_common(3))
-        rows["words"] = ", ".join(f"{word} {n:,}" for word, n in words.most_common(20))
+        rows["most frequent"] = ", ".join(
+            f"{_short(c)!r} x {n:,}" for c, n in counts.most_common(3)
+        )
+        rows["words"] = ", ".join(f"{_short(word)} {n:,}" for word, n in words.most_common(20))
     if source.label_names:
         labels = Counter(source.label(index) for index in range(len(source)))
         named = (f"{name} {labels[i]:,}" for i, name in enumerate(source.label_names[:20]))
@@ -63,6 +66,10 @@ def _verdict(bad: dict[int, str], source: Source) -> str:
     more = f" and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
     then = "training stops until they are repaired or removed" if stops(bad, source) else "left out"
     return f"{len(bad):,} of {len(source):,}, {then}: {', '.join(named)}{more}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= TOLD else f"{text[:TOLD]}…"
 
 
 def draw_data(source: Source, path: Path, count: int) -> Path:
