@@ -26,6 +26,7 @@ from ldm.errors import NotWritten, UserError, refusal, writing
 
 STATE, SUFFIX = "state.json", ".safetensors"
 Tensors = Mapping[str, Mapping[str, Tensor]]
+_PEER_ENDED = re.compile("Connection (closed|reset) by peer")  # gloo's words, and NCCL's
 
 
 class Checkpoint(NamedTuple):
@@ -160,6 +161,8 @@ def resumable(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         told = str(error) if isinstance(error, NotWritten) else refusal(error)
+        if told is None and isinstance(error, RuntimeError) and _PEER_ENDED.search(str(error)):
+            told = "another process of this run ended, and has said why"
         if told is None or (isinstance(error, UserError) and not isinstance(error, NotWritten)):
             raise
         whole = (path for path in _newest_first(folder) if not _foreign(path) and not damage(path))
