@@ -12,9 +12,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ldm.core.document import written
 from ldm.core.files import write_text
+from ldm.core.secrets import secret_in
 from ldm.diffusion.guidance import within
 from ldm.errors import UserError
 from ldm.unet import parameter_count
+from pipelines.defaults import DEFAULTS_FILE
 from pipelines.runs import RunRecord
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ def push(
 ) -> str:
     """Upload the pipeline with its card to the Hub as `name` or owner/name; returns its address.
 
-    Raises UserError where the Hub refuses, or cannot be reached.
+    Raises UserError where the Hub refuses, or cannot be reached, and before anything is made there
+    where what would be published holds a secret.
     """
     api = HfApi(token=token)
     with TemporaryDirectory() as temporary:
@@ -47,6 +50,7 @@ def push(
         pipeline.save_pretrained(folder)
         if run is not None and run.samples is not None and run.ema_length is None:
             copyfile(run.samples, folder / PICTURE)
+        _refuse_secrets(model_card(pipeline, name, run, license), folder / DEFAULTS_FILE)
         try:
             url = api.create_repo(name, private=private, exist_ok=True)
             card = model_card(pipeline, url.repo_id, run, license, (folder / PICTURE).exists())
@@ -61,6 +65,18 @@ def push(
         except (HFValidationError, _TRANSPORT, OSError) as error:
             raise UserError(f"{name!r} cannot be published: {_first_line(error)}") from None
     return str(url)
+
+
+def _refuse_secrets(card: str, *files: Path) -> None:
+    """Raise UserError for a token or password in the card, or in a file that goes with it."""
+    texts = {"the model card": card}
+    texts |= {path.name: path.read_text(encoding="utf-8") for path in files if path.is_file()}
+    for name, text in texts.items():
+        if found := secret_in(text):
+            raise UserError(
+                f"{name} would publish {found}: take it out of the run's config.yaml, and have it "
+                "replaced where it was issued"
+            )
 
 
 def model_card(

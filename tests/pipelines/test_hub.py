@@ -18,9 +18,10 @@ from conftest import generator, quiet, tiny_pipeline, write_run
 from fake_hub import FakeHub
 from huggingface_hub import HfApi
 
+from ldm.config import load_config
 from ldm.errors import UserError
 from pipelines.defaults import StockDefaults
-from pipelines.hub import model_card
+from pipelines.hub import model_card, push
 from pipelines.runs import RunRecord
 from pipelines.text_to_image import TextToImagePipeline
 
@@ -123,6 +124,23 @@ def test_a_hub_that_does_not_answer_is_said_in_a_sentence(monkeypatch):
     monkeypatch.setattr("pipelines.hub.HfApi", partial(HfApi, endpoint=endpoint))
     with pytest.raises(UserError, match=r"'gardener/tiny' cannot be published: .*refused"):
         tiny_pipeline("none").push_to_hub("gardener/tiny", token="hf_any")
+
+
+def test_a_secret_is_not_published_nor_anything_made_on_the_hub(run, monkeypatch):
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: pytest.fail("made a repository"))
+    secret = "hf_" + "aB3dE6gH9j" * 4
+    data = replace(run.config.data, caption=secret)
+    leaky = replace(run, config=replace(run.config, data=data))
+    with pytest.raises(UserError, match="model card would publish a Hugging Face token") as told:
+        push(tiny_pipeline("none"), "name", run=leaky)
+    assert secret not in str(told.value)
+
+
+def test_a_reference_to_the_environment_is_published_as_it_stands(run, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "what nobody guesses")
+    config = load_config(overrides=["data.caption=${oc.env:HF_TOKEN}"])
+    card = model_card(tiny_pipeline("none"), "name", replace(run, config=config))
+    assert "${oc.env:HF_TOKEN}" in card and "what nobody guesses" not in card
 
 
 def test_the_card_says_what_the_model_is_and_how_it_was_trained(run):
