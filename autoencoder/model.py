@@ -11,6 +11,7 @@ from diffusers.models import AutoencoderKL
 from torch import Tensor, nn
 
 from ldm.config import Config
+from ldm.core.arguments import refuse_arguments
 from ldm.core.sums import MANIFEST, damage
 from ldm.errors import UserError
 from ldm.pretrained import load_pretrained
@@ -28,6 +29,10 @@ def build_autoencoder(model: Mapping[str, Any]) -> AutoencoderKL:
             near = get_close_matches(key, known, 1, 0.5)
             hint = f"the nearest is {near[0]!r}" if near else f"it takes {', '.join(sorted(known))}"
             raise UserError(f"unknown key 'autoencoder.model.{key}'; {hint}")
+    refuse_arguments("autoencoder.model", AutoencoderKL, model)
+    for key in ("in_channels", "out_channels"):
+        if model.get(key, 3) != 3:
+            raise UserError(f"autoencoder.model.{key}={model[key]} must be 3: images are RGB")
     arguments = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in model.items()}
     widths = arguments.setdefault("block_out_channels", (64,))
     arguments.setdefault("down_block_types", ("DownEncoderBlock2D",) * len(widths))
@@ -45,7 +50,10 @@ def build_autoencoder(model: Mapping[str, Any]) -> AutoencoderKL:
                 f"autoencoder.model.{key} has {len(arguments[key])} entries and block_out_channels "
                 f"has {len(widths)}: give one block for each width, or leave {key} out"
             )
-    return AutoencoderKL(**arguments)
+    try:
+        return AutoencoderKL(**arguments)
+    except Exception as error:  # whatever a constructor makes of a value it cannot use
+        raise UserError(f"autoencoder.model: {' '.join(str(error).split())[:300]}") from None
 
 
 def load_autoencoder(path: str | Path, variant: str | None = None) -> AutoencoderKL:

@@ -25,6 +25,7 @@ from transformers import (
 
 from ldm.conditions.tokens import attention_mask, token_count, token_ids
 from ldm.config import ConditioningConfig
+from ldm.core.arguments import refuse_arguments
 from ldm.errors import UserError
 from ldm.models.hub import fetched
 from ldm.models.weights import load_part, refuse_a_file
@@ -129,6 +130,7 @@ def _joint(config: ConditioningConfig, label_names: Sequence[str] | None) -> Con
             f"conditioning.path={config.path} is not read by kind=joint, which starts from random "
             "weights: take kind=clip, or leave it out"
         )
+    refuse_arguments("conditioning.model", CLIPTextConfig, config.model)
     arguments: dict[str, Any] = {
         "hidden_size": 128,
         "intermediate_size": 4 * config.model.get("hidden_size", 128),
@@ -149,10 +151,11 @@ def _joint(config: ConditioningConfig, label_names: Sequence[str] | None) -> Con
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
+        encoder = CLIPTextModel(text_config)
     # transformers' strict dataclasses have an exception tree of their own
     except Exception as error:
         raise UserError(f"conditioning.model: {' '.join(str(error).split())}") from None
-    return Conditioner(tokenizer, CLIPTextModel(text_config), trainable=True)
+    return Conditioner(tokenizer, encoder, trainable=True)
 
 
 # Follow from the tokenizer, so they are not the user's to set.
@@ -243,6 +246,7 @@ def _none(config: ConditioningConfig, label_names: Sequence[str] | None) -> Cond
 
 def _embedding(config: ConditioningConfig, names: Sequence[str], trainable: bool) -> Conditioner:
     _refuse_unknown("conditioning.model", config.model, ["hidden_size"], _joint_arguments())
+    refuse_arguments("conditioning.model", CLIPTextConfig, config.model)
     tokenizer = word_tokenizer(names)
     null: Any = tokenizer.convert_tokens_to_ids(NULL)
     encoder: Any = CLIPTextModel(

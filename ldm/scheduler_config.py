@@ -21,6 +21,7 @@ from ldm.errors import UserError
 from ldm.scheduler_reader import Options, read_scheduler, spacing, start
 from ldm.scheduler_writer import class_of, divides_by_alpha, write_scheduler
 from ldm.schedulers.another import LEARNED, keeps_grid, of_another_class
+from ldm.schedulers.given import refuse_process
 
 # how a class's own grid differs from its name's default
 _OWN = {("UniPCMultistepScheduler", "flow"): {"top": 1 - 1e-6}}
@@ -193,8 +194,8 @@ class Spec:
                 has = f"it has {', '.join(known)}" if known else "it has none"
                 raise UserError(f"sampler {sampler} has no option {key!r}; {has}")
         _named(GRIDS, grid, "grid")
-        name = config.schedule
-        export = class_of(sampler, name)
+        refuse_process(config, sampler, sampler_args)
+        export = class_of(sampler, name := config.schedule)
         own = {"flow": "flow", "ve": "edm", "edm": "edm"}.get(name) if grid == "trailing" else None
         if own == "flow" and export.startswith("FlowMatch"):
             own = "flow_match"

@@ -12,6 +12,7 @@ from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
 from ldm.config import Config
+from ldm.core.arguments import refuse_arguments
 from ldm.errors import UserError
 from ldm.growth import grown
 from ldm.models.view import view
@@ -56,6 +57,10 @@ def build_unet(
             near = get_close_matches(key, ("init", *known), 1, 0.0)[0]
             raise UserError(f"unet has no argument {key!r}; the nearest is {near!r}")
 
+    refuse_arguments("unet", UNet2DConditionModel, kwargs)
+    for key in ("class_embed_type", "num_class_embeds"):
+        if kwargs.get(key) is not None:
+            raise UserError(f"unet.{key} is not trained here: classes are conditioning.kind=class")
     widths = tuple(kwargs.get("block_out_channels", (128, 256, 256)))
     scales = len(widths)
     defaults = {
@@ -81,7 +86,7 @@ def build_unet(
             **shape,
             sample_size=whole_side(sample_size),
         )
-    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+    except Exception as error:  # whatever a constructor makes of a value it cannot use
         raise UserError(f"unet: {' '.join(str(error).split())}") from None
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ldm import keyed
 from ldm.config import DiffusionConfig
+from ldm.core.arguments import refuse_arguments
 from ldm.diffusion.learned import Learned, vlb_loss
 from ldm.diffusion.loss import (
     TIME_SAMPLERS,
@@ -62,6 +63,9 @@ class Times:
         self._draw = lambda step, slots: draw(seed, step, slots, batch_size)
         _named("time_sampling", config.time_sampling, TIME_SAMPLERS)
         self.schedule = schedule
+        refuse_arguments(
+            "diffusion.time_args", TIME_SAMPLERS[config.time_sampling], config.time_args
+        )
         try:
             self.sampler = time_sampler(config.time_sampling, **config.time_args)
             self(torch.tensor([0.5], dtype=torch.float64))
@@ -130,6 +134,8 @@ def _weighting(config: DiffusionConfig, schedule: Schedule) -> Callable[..., Ten
                     f"diffusion.{key}={given} does not go with schedule=learned, which learns from "
                     f"the variance of the likelihood bound: set diffusion.{key}={value}"
                 )
+    if weight:
+        refuse_arguments("diffusion.weighting_args", weight, config.weighting_args)
     weighting = partial(weight, **config.weighting_args) if weight else None
     try:
         if weighting is not None:
