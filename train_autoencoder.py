@@ -21,7 +21,7 @@ from autoencoder.objective import AdversaryTurn, Means, Objective, Reconstructor
 from ldm.config import Config, config_from_arguments
 from ldm.data.example import Source
 from ldm.errors import exits_with_a_sentence
-from ldm.inference import evaluating
+from ldm.inference import evaluating, leaving_nothing
 from ldm.training.checkpoint import resumable
 from ldm.training.ema import EMA
 from ldm.training.facts import autoencoder_facts, training_data
@@ -93,7 +93,7 @@ def train(config: Config) -> int:
             figures |= adversary_turn(step, pairs, figures["reconstruction"], rate)
         run.log(step + 1, **figures, learning_rate=rate, gradient_norm=norm)
         if run.due(step + 1, options.evaluate_every):
-            with ema.applied(), evaluating(vae):
+            with leaving_nothing(), ema.applied(), evaluating(vae):
                 evaluate(step + 1, vae)
 
     if done:

@@ -23,6 +23,7 @@ from ldm.config import Config, SampleConfig, config_from_arguments
 from ldm.data.example import Source
 from ldm.data.repeats import repeated
 from ldm.errors import UserError, exits_with_a_sentence
+from ldm.inference import leaving_nothing
 from ldm.scheduler_config import Spec
 from ldm.schedulers.stock import export_refusal
 from ldm.training.checkpoint import resumable
@@ -136,7 +137,7 @@ def train(config: Config) -> int:
         averages.update(step + 1)
         run.log(step + 1, loss=loss, learning_rate=rate, gradient_norm=norm)
         if run.due(step + 1, options.evaluate_every):
-            with ema.applied():
+            with leaving_nothing(), ema.applied():
                 validate(step + 1)
                 if run.main:
                     preview(step + 1)
