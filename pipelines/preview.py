@@ -1,11 +1,13 @@
 """The same prompts and seeds at every evaluation: how a model comes along, as pictures."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.config import SampleConfig
 from ldm.core.files import written
 from pipelines.grid import captioned_grid
+from pipelines.sampling import NoNumbers
 from pipelines.text_to_image import TextToImagePipeline
 
 
@@ -23,12 +25,19 @@ class Preview:
         self.prompts = list(prompts) or [""]
         pipeline.set_progress_bar_config(disable=True)
 
-    def __call__(self, step: int) -> Path:
-        """Sample and write folder/step_NNNNNNN.png."""
+    def __call__(self, step: int) -> Path | None:
+        """Sample and write folder/step_NNNNNNN.png; None from a network that gives no numbers.
+
+        Whether its training has diverged is for the training to say.
+        """
         count = self.config.images_per_prompt
-        images = self.pipeline(
-            self.prompts, num_images_per_prompt=count, seed=self.config.seed
-        ).images
+        try:
+            images = self.pipeline(
+                self.prompts, num_images_per_prompt=count, seed=self.config.seed
+            ).images
+        except NoNumbers:
+            warnings.warn(f"no picture of step {step}: the samples are no numbers", stacklevel=2)
+            return None
         rows = [
             (prompt or "(no prompt)", images[k * count : (k + 1) * count])
             for k, prompt in enumerate(self.prompts)

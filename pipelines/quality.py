@@ -11,6 +11,7 @@ from pipelines.evaluate import choose_features
 from pipelines.evaluated import Evaluated, this_share
 from pipelines.evaluation_job import Amounts, Job
 from pipelines.evaluation_parts import adherence_share
+from pipelines.sampling import NoNumbers
 from pipelines.text_to_image import TextToImagePipeline
 
 MOST = 5000  # training images of the reference: what bounds the memory
@@ -57,10 +58,13 @@ class Quality:
         return Job(self.subject, extractor, Amounts(self.samples, reference=MOST))
 
     def __call__(self) -> dict[str, float]:
-        """The figures, named "quality/fd" and so on."""
+        """The figures, named "quality/fd" and so on; none of a network that gives no numbers."""
         with repeatable():
             prompts = self.subject.prompts(self.samples)
-            images = self.subject.sample(prompts)
+            try:
+                images = self.subject.sample(prompts)
+            except NoNumbers:
+                return {}
             found = measure(self._job.features(images), self._job.reference(), resamples=2)
         figures = {f"quality/{m.name}": m.value for m in found if m.name in FIGURES and m.defined}
         share = adherence_share(self._job, prompts, images)

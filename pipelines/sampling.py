@@ -31,6 +31,10 @@ NO_NUMBERS = (
 )
 
 
+class NoNumbers(UserError):
+    """The networks have given NaN or infinity."""
+
+
 class Sampling(Watched):
     """What a pipeline does with its parts; each call works on views of them, and changes none."""
 
@@ -248,5 +252,5 @@ class Sampling(Watched):
         """
         found = latents if output_type == "latent" else self.decode(latents)
         if not bool(found.isfinite().all()):
-            raise UserError(NO_NUMBERS)
+            raise NoNumbers(NO_NUMBERS)
         return Images(found) if output_type == "latent" else pixels.output(found, output_type)

@@ -1,11 +1,16 @@
 """A preview is the pipeline's own images, the same prompts and seeds at every step."""
 
 import numpy as np
+import pytest
+import torch
 from conftest import tiny_pipeline
 from PIL import Image
+from small_evaluation import DATA
 
 from ldm.config import SampleConfig
+from ldm.data.source import open_source
 from pipelines.preview import Preview
+from pipelines.quality import Quality
 
 
 def test_a_preview_shows_every_prompt_and_compares_over_time(tmp_path):
@@ -26,3 +31,14 @@ def test_a_preview_shows_every_prompt_and_compares_over_time(tmp_path):
 def test_an_unconditional_model_is_previewed_without_a_prompt(tmp_path):
     preview = Preview(tiny_pipeline("none"), SampleConfig(images_per_prompt=1), [], tmp_path)
     assert preview(1).is_file()
+
+
+def test_a_network_that_gives_no_numbers_has_no_preview_and_no_quality(tmp_path):
+    pipe = tiny_pipeline()
+    torch.nn.init.constant_(pipe.unet.conv_out.bias, torch.nan)
+    preview = Preview(pipe, SampleConfig(images_per_prompt=1), ["a red flower"], tmp_path / "samples")
+    with pytest.warns(UserWarning, match="no picture of step 7"):
+        assert preview(7) is None
+    sources = {split: open_source(DATA, split) for split in ("train", "validation")}
+    assert Quality(pipe, sources, tmp_path, 20)() == {}
+    assert not [*tmp_path.rglob("*.png")]
