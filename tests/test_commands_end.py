@@ -84,7 +84,7 @@ def test_the_last_whole_checkpoint_is_named_where_training_cannot_write(tmp_path
     with pytest.raises(UserError, match=r"goes on from .*step_0000001, which is whole"):  # noqa: SIM117
         with resumable(tmp_path), writing("z"):
             raise OSError(errno.EROFS, "")
-    with pytest.raises(UserError, match="another process .* goes on from"), resumable(tmp_path):
+    with pytest.raises(UserError, match=r"another process .* goes on from"), resumable(tmp_path):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer")
     with pytest.raises(RuntimeError), resumable(tmp_path):
         raise RuntimeError("a mistake")
