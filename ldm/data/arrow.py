@@ -20,7 +20,7 @@ from datasets import (
 
 from ldm.data.columns import FILES, IMAGES, find, listed, named
 from ldm.data.example import BadImage
-from ldm.data.listing import pattern, sound, spellings, suffix, suffixes
+from ldm.data.listing import pattern, sound, spellings, suffixes
 from ldm.data.splits import chosen
 from ldm.data.table import Table, merged
 from ldm.errors import UserError
@@ -112,7 +112,7 @@ class DatasetTable(Table):
         """
         files = [_file(image.path) for image in stored]
         self._photos = _shared(files)
-        if not any(self._photos) and self.names is not None:
+        if self._photos is None and self.names is not None:
             self._photos = _shared([_file(name) for name in self.names])
         rows = enumerate(zip(stored, files, strict=True))
         return merged(self, [i if s.embedded or file is None else file for i, (s, file) in rows])
@@ -151,14 +151,14 @@ class ArrowTable(DatasetTable):
         found: list[StoredImage] = []
         rows = self._images.with_format("arrow")
         for start in range(0, len(rows), 10_000):
-            column = rows[start : start + 10_000][self.image_column].combine_chunks()
-            if pa.types.is_struct(column.type) and {"bytes", "path"} <= set(column.type.names):
-                held = column.field("bytes").is_valid().to_pylist()
-                found += map(StoredImage, column.field("path").to_pylist(), held)
-            elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-                found += [StoredImage(path, False) for path in column.to_pylist()]
-            else:
-                found += [StoredImage(None, True)] * len(column)
+            for some in rows[start : start + 10_000][self.image_column].chunks:
+                if pa.types.is_struct(some.type) and {"bytes", "path"} <= set(some.type.names):
+                    held = some.field("bytes").is_valid().to_pylist()
+                    found += map(StoredImage, some.field("path").to_pylist(), held)
+                elif pa.types.is_string(some.type) or pa.types.is_large_string(some.type):
+                    found += [StoredImage(path, False) for path in some.to_pylist()]
+                else:
+                    found += [StoredImage(None, True)] * len(some)
         return found
 
     def values(self, column: str) -> Sequence[Any]:
@@ -179,15 +179,18 @@ def _folder(where: str) -> str | None:
 
 def _file(name: Any) -> str | None:
     """The name of an image's file, always in one spelling; None for what is no such name."""
-    if not isinstance(name, str) or suffix(name) not in suffixes():
+    if not isinstance(name, str) or name[name.rfind(".") :].lower() not in suffixes():
         return None
-    return os.path.normpath(spellings(name)[2])
+    plain = name.isascii() and "/" not in name and "\\" not in name  # most are, of very many
+    return name if plain else os.path.normpath(spellings(name)[2])
 
 
-def _shared(files: list[str | None]) -> list[str | None]:
-    """The file of each row, where another row has the same."""
-    counts = Counter(files)
-    return [file if counts[file] > 1 else None for file in files]
+def _shared(files: list[str | None]) -> list[str | None] | None:
+    """The file of each row that another row has too; None where no two have the same."""
+    counts = Counter(file for file in files if file is not None)
+    if len(counts) == counts.total():
+        return None
+    return [file if file is not None and counts[file] > 1 else None for file in files]
 
 
 def _image_column(features: Features, wanted: str | None, where: str) -> str:

@@ -86,10 +86,12 @@ class Merged(Table):
 
 def merged(table: Table, images: Sequence[Hashable]) -> Table:
     """The table with one row for each of `images`, which says of which image each row is."""
+    if len(set(images)) == len(images):
+        return table
     rows: dict[Hashable, list[int]] = {}
     for index, image in enumerate(images):
         rows.setdefault(image, []).append(index)
-    return table if len(rows) == len(images) else Merged(table, list(rows.values()))
+    return Merged(table, list(rows.values()))
 
 
 def _together(values: list[Any]) -> Any:
