@@ -112,7 +112,7 @@ def train(config: Config) -> int:
     prompts = config.sample.prompts or latents["validation"].captions(0)[:1]
     quality = Quality.of(config, pipeline, sources, run.folder / "quality")
     preview = Preview(pipeline, config.sample, prompts, run.folder / "samples")
-    refusal = export_refusal(spec)
+    refusal = export_refusal(spec, config.sample.num_inference_steps)
     epoch = repeated(all_captions(latents["train"]), config.data.repeats)
     run.say(table(preflight(run, model, sources, latents, len(epoch), refusal)))
 

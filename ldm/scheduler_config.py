@@ -1,8 +1,9 @@
 """Spec: all that sampling must know, and its translation to and from diffusers' schedulers."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from inspect import signature
 from typing import Any
@@ -14,14 +15,18 @@ from ldm.diffusion.denoise import Denoiser, boundary, check, clamp, denoiser, th
 from ldm.diffusion.grids import GRIDS, split
 from ldm.diffusion.learned import Learned
 from ldm.diffusion.loss import Network
-from ldm.diffusion.plane import PREDICTIONS, Level, Prediction, edm
+from ldm.diffusion.plane import PREDICTIONS, Level, Prediction, clean, edm
 from ldm.diffusion.samplers import SAMPLERS, Noise
 from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedule, tabulated
 from ldm.errors import UserError
-from ldm.scheduler_reader import Options, read_scheduler, spacing, start
+from ldm.scheduler_reader import read_scheduler
 from ldm.scheduler_writer import class_of, divides_by_alpha, write_scheduler
 from ldm.schedulers.another import LEARNED, keeps_grid, of_another_class
 from ldm.schedulers.given import refuse_process
+from ldm.schedulers.kept import refuse_loss
+from ldm.schedulers.quirks import refuse_first_label, refuse_quirks, refuse_twins
+from ldm.schedulers.table import Options, spacing, start
+from ldm.schedulers.trial import tried
 
 # how a class's own grid differs from its name's default
 _OWN = {("UniPCMultistepScheduler", "flow"): {"top": 1 - 1e-6}}
@@ -95,13 +100,22 @@ class Spec:
             levels = grid(self._visited, num_inference_steps, **self.grid_args)
         except ValueError as error:
             raise UserError(str(error)) from None
-        if self.final != "clean":
-            first = self._visited.level(torch.tensor(1 / self.schedule.steps, dtype=torch.float64))
-            scale = first.alpha if self.final == "ratio" else torch.ones_like(first.alpha)
-            levels[-1] = Level(first.t, first.alpha / scale, first.sigma / scale)
+        both_ends = self.start == "sigma" or (self.start == "marginal" and self.grid != "edm")
+        noisy = "trailing" in (self.grid, self.grid_args.get("between"))
+        if num_inference_steps == 1 and both_ends and not noisy:
+            raise UserError(f"grid {self.grid} has two ends: take at least 2 sampling steps")
+        levels[-1] = self._end()
         if isinstance(self.schedule, Learned):  # whose time is its own
             levels = [level._replace(t=self.schedule.reached(level.t)) for level in levels]
         return levels
+
+    def _end(self) -> Level:
+        """What the last step ends on."""
+        if self.final == "clean":
+            return clean()
+        first = self._visited.level(torch.tensor(1 / self.schedule.steps, dtype=torch.float64))
+        scale = first.alpha if self.final == "ratio" else torch.ones_like(first.alpha)
+        return Level(first.t, first.alpha / scale, first.sigma / scale)
 
     @torch.no_grad()
     def visiting(self, labels: Sequence[float]) -> list[Level]:
@@ -112,7 +126,7 @@ class Spec:
         ordered = len(index) > 0 and bool((index.diff() < 0).all())
         if not ordered or index[-1] < 0 or index[0] >= table.steps:
             raise UserError(f"timesteps must descend, from at most {table.steps - 1} to 0 or more")
-        return [*split(table.level((index + 1) / table.steps)), self.levels(1)[-1]]
+        return [*split(table.level((index + 1) / table.steps)), self._end()]
 
     @torch.no_grad()
     def initial(self, noise: Tensor, first: Level | None = None) -> Tensor:
@@ -202,7 +216,7 @@ class Spec:
         learned = config.learned_variance and sampler == "ddpm"
         if learned and grid in ("leading", "trailing"):
             grid = "linspace"  # off entry 0 diffusers adds learned noise to the last sample
-        even = grid in ("karras", "exponential")
+        even = grid in ("karras", "exponential", "beta", "log_linear")
         spaced = spacing(export, (grid, "linspace") if even else grid, 1, name)
         return cls(
             schedule_name=name,
@@ -227,7 +241,11 @@ class Spec:
         key whose value is not implemented.
         """
         if sampler is None:
-            return cls(**read_scheduler(config), source=dict(config))._checked()
+            spec = cls(**read_scheduler(config), source=dict(config))._checked()
+            if spec.schedule.steps > 3:
+                some, steps = spec._some_levels(), spec.schedule.steps
+                refuse_quirks(config["_class_name"], asdict(spec), some, steps)
+            return spec
         _named(SAMPLERS, sampler, "sampler")
         fields = read_scheduler(config if keeps_grid(config) else of_another_class(config, sampler))
         learned = config.get("variance_type") in LEARNED or fields.get("learned_variance", False)
@@ -236,40 +254,31 @@ class Spec:
             fields["sampler_args"] = {"variance": "learned"}
         return cls(**fields)._checked()
 
-    def to_diffusers(self) -> Options:
+    def to_diffusers(self, num_inference_steps: int | None = None) -> Options:
         """The scheduler config with which stock diffusers gives the same samples.
 
-        The dict it was read from, where nothing changed since; else one written anew, and only if
-        reading it back gives this Spec. Raises UserError naming what diffusers cannot express.
+        The dict it was read from, where nothing changed since; else one written anew, read back,
+        and tried: diffusers samples with it at a few numbers of steps, and at the model's own
+        where that is given. Raises UserError with what diffusers cannot express or gets wrong.
         """
-        if self.source is not None and Spec.from_diffusers(self.source) == self:
-            return dict(self.source)
+        if self.source is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the reader said it once
+                unchanged = Spec.from_diffusers(self.source) == self
+            if unchanged:
+                return dict(self.source)
         config = write_scheduler(asdict(self), self._visited)
-        self._refuse_twins(config["_class_name"])
+        name, some = config["_class_name"], self._some_levels()
+        refuse_quirks(name, asdict(self), some, self.schedule.steps)
+        refuse_twins(name, asdict(self), some)
         back = Spec.from_diffusers(config)
-        for f in fields(self):
-            mine, read = (_canonical(f.name, spec) for spec in (self, back))
-            if f.name not in ("schedule_name", "schedule_args", "source") and mine != read:
-                raise UserError(
-                    f"diffusers' {config['_class_name']} cannot express {f.name}={mine!r} (it "
-                    f"reads back as {read!r}), so this model cannot be exported as it is"
-                )
-        for mine, theirs in zip(self.levels(10), back.levels(10), strict=True):
-            assert torch.allclose(torch.stack(mine[1:]), torch.stack(theirs[1:]), atol=1e-3)
+        refuse_first_label(name, self.grid_args, back.grid_args)
+        refuse_loss(name, asdict(self), asdict(back))
+        tried(self, config, num_inference_steps)
         return config
 
-    def _refuse_twins(self, class_name: str) -> None:
-        """Raise where diffusers would take the second step for the first, and fall off the end."""
-        if not class_name.startswith(("DPM", "UniPC")):
-            return
-        noisiest, second, *_ = self.levels(max(1, self.schedule.steps // 10))
-        if noisiest.t == second.t:
-            raise UserError(
-                f"{class_name} of diffusers loses its place where two steps have one label, as "
-                f"grid {self.grid} gives them at the noisy end of schedule {self.schedule_name}, "
-                "so this model cannot be exported; take another grid, or a schedule that keeps "
-                "some signal"
-            )
+    def _some_levels(self) -> list[Level]:
+        return self.levels(1 if self.grid == "lcm" else max(2, self.schedule.steps // 10))
 
     def to_json(self) -> Options:
         """All of it, also what diffusers has no word for; `from_json` is the inverse."""
@@ -288,13 +297,3 @@ class Spec:
         except ValueError as error:
             raise UserError(str(error)) from None
         return self
-
-
-def _canonical(name: str, spec: Spec) -> Any:
-    """A field's value, the same for two ways to say one thing."""
-    value = getattr(spec, name)
-    if name == "sampler" and value == "ddim" and spec.clip is spec.thresholding is None:
-        return "euler"
-    if name == "prediction_args" and spec.prediction_name == "edm":
-        return {"sigma_data": 0.5, "sign": 1.0, **value}
-    return value

@@ -1,67 +1,38 @@
 """The dialects of diffusers' schedulers: their configs as the fields of a Spec."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ldm.diffusion.schedules import ZERO_SNR_FLOOR
-from ldm.errors import UserError
+from ldm.schedulers.keys import WAY_OUT, Reader
+from ldm.schedulers.table import CLIPPING, Options, read_table
 
-Options = dict[str, Any]
-
-# classes whose spacings are those of a table, and those whose sample is x/α
-_TABLE = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "LCMScheduler")
-_SIGMA = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler")
-PREDICTIONS = {
-    "epsilon": "epsilon",
-    "sample": "sample",
-    "v_prediction": "v",
-    "flow_prediction": "flow",
-}
-BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 VARIANCES = {
     "fixed_small": "small",
     "fixed_small_log": "small",
     "fixed_large": "large",
     "learned_range": "learned",
 }
-_CLIPPING = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
-
-
-class _Reader:
-    """Reads a config key by key, with its class's defaults, and knows which keys nobody read."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        import diffusers
-
-        self.name = config.get("_class_name", "")
-        if self.name not in _READERS:
-            known = ", ".join(_READERS)
-            raise UserError(
-                f"scheduler {self.name!r} is not implemented; there are {known}; to sample with "
-                'another one, name it: from_pretrained(..., sampler="ddim")'
-            )
-        parameters = inspect.signature(getattr(diffusers, self.name).__init__).parameters
-        defaults = {k: p.default for k, p in parameters.items() if k != "self"}
-        given = {k: v for k, v in config.items() if k in defaults}  # others mean nothing to it
-        self.values = {**defaults, **given}
-        self.unread = {k for k, v in given.items() if v != defaults[k]}
-
-    def __call__(self, key: str, *allowed: Any, default: Any = None) -> Any:
-        """The value of `key`; `default` where the class has no such key."""
-        value = self.values.get(key, default)
-        if allowed and value not in allowed:
-            raise self.refusal(key)
-        self.unread.discard(key)
-        return value
-
-    def refusal(self, key: str) -> UserError:
-        value = repr(self.values[key])
-        return UserError(
-            f"{self.name}'s {key}={value[:40]} is not implemented; set it otherwise in the "
-            'scheduler config, or sample with another one: from_pretrained(..., sampler="ddim")'
-        )
+_SOLVER = (
+    "solver_order",
+    "solver_type",
+    "algorithm_type",
+    "lower_order_final",
+    "predictor_order",
+    "corrector_order",
+)
+# classes whose levels are kept and whose solver gives way to the nearest here
+NEAREST = {
+    "PNDMScheduler": "unipc",
+    "DEISMultistepScheduler": "unipc",
+    "LMSDiscreteScheduler": "unipc",
+    "KDPM2DiscreteScheduler": "heun",
+    "KDPM2AncestralDiscreteScheduler": "euler_ancestral",
+    "DPMSolverSinglestepScheduler": "dpmpp_2m",
+    "DPMSolverSDEScheduler": "dpmpp_2m_sde",
+    "SASolverScheduler": "dpmpp_2m_sde",
+    "TCDScheduler": "ddim",
+}
 
 
 def read_scheduler(config: Mapping[str, Any]) -> Options:
@@ -69,138 +40,115 @@ def read_scheduler(config: Mapping[str, Any]) -> Options:
 
     Raises UserError naming the class, or the first key whose value is not implemented.
     """
-    read = _Reader(config)
+    read = Reader(config, _READERS)
     fields = _READERS[read.name](read)
     for key in sorted(read.unread):
         raise read.refusal(key)
+    if read.near:
+        of = " with " + ", ".join(read.near) if all(read.near) else ""
+        warnings.warn(
+            f"{read.name.removesuffix('Scheduler')}{of} is sampled with its nearest here, "
+            f"{fields['sampler']} on the same levels; {WAY_OUT} names another",
+            stacklevel=4,
+        )
     return fields
 
 
-def _read_common(read: _Reader) -> Options:
-    """What the classes with a table of β share."""
-    wanted = read("timestep_spacing", "leading", "trailing", "linspace")
-    schedule, schedule_args = _read_betas(read)
-    karras, exponential = read("use_karras_sigmas"), read("use_exponential_sigmas")
-    if karras or exponential:
-        wanted = ("karras" if karras else "exponential", wanted)
-    grid, grid_args = spacing(read.name, wanted, read("steps_offset"), schedule)
-    clean = read("set_alpha_to_one", default=True)
-    clean = read("final_sigmas_type", "zero", "sigma_min", default="zero") == "zero" and clean
-    known = [p for p in PREDICTIONS if p != "flow_prediction" or read.values.get("use_flow_sigmas")]
-    clip, limit = read("clip_sample"), read("clip_sample_range", default=1.0)
-    thresholding, *threshold = (read(key) for key in _CLIPPING)
-    return {
-        "schedule_name": schedule,
-        "schedule_args": schedule_args,
-        "prediction_name": PREDICTIONS[read("prediction_type", *known)],
-        "grid": grid,
-        "grid_args": grid_args,
-        "clip": limit if clip and not thresholding else None,
-        "thresholding": tuple(threshold) if thresholding else None,
-        "final": "clean" if clean else "ratio" if read.name in _SIGMA else "first",
-        "start": start(read.name, read.values["timestep_spacing"]),
-    }
-
-
-def _read_betas(read: _Reader) -> tuple[str, Options]:
-    """The table of β: its schedule's name and arguments."""
-    names = BETAS | ({"sigmoid": "sigmoid"} if read.name == "DDPMScheduler" else {})
-    name = names[read("beta_schedule", *names)]
-    bounds = {"beta_start": read("beta_start"), "beta_end": read("beta_end")}
-    options = {"steps": read("num_train_timesteps")}
-    if (betas := read("trained_betas")) is not None:
-        name, options = "table", {"betas": [float(b) for b in betas]}
-    elif name != "cosine":
-        options |= bounds
-    if read("rescale_betas_zero_snr"):
-        options["zero_snr"] = True
-        if read.name not in _TABLE:
-            options["floor"] = ZERO_SNR_FLOOR
-    return name, options
-
-
-def spacing(
-    class_name: str, name: str | tuple[str, str], offset: int, schedule: str = ""
-) -> tuple[str, Options]:
-    """The grid, and its options, that a class means by a spacing, or by (karras, spacing)."""
-    multistep = class_name not in _TABLE + _SIGMA
-    if isinstance(name, tuple):
-        grid, between = name
-        if class_name in _SIGMA:
-            return grid, {"between": between} if between != "linspace" else {}
-        rounds = grid == "karras" and (schedule != "cosine" or class_name.startswith("UniPC"))
-        return grid, {"told": "round" if rounds else "floor"}
-    if name == "linspace" and class_name in _SIGMA:
-        return "interpolated", {}
-    options = {"offset": offset} if name == "leading" and offset else {}
-    if multistep and name in ("leading", "linspace"):
-        options["extra"] = 1
-    return name, options
-
-
-def start(class_name: str, name: str) -> str:
-    """The standard deviation of the first x that a class means; the sample of some is x/α."""
-    return "sigma" if class_name in _SIGMA and name != "leading" else "one"
-
-
-def _read_ddpm(read: _Reader) -> Options:
+def _read_ddpm(read: Reader) -> Options:
     variance = VARIANCES[read("variance_type", *VARIANCES)]
-    return _read_common(read) | {
+    return read_table(read) | {
         "sampler": "ddpm",
         "sampler_args": {} if variance == "small" else {"variance": variance},
         "learned_variance": variance == "learned",
     }
 
 
-def _read_pndm(read: _Reader) -> Options:
-    read("skip_prk_steps")
-    warnings.warn("PNDM is sampled with its nearest here, UniPC on the same levels", stacklevel=5)
-    return _read_common(read) | {"sampler": "unipc"}
+def _read_nearest(read: Reader) -> Options:
+    """A class whose solver is not here: its levels, and the nearest solver."""
+    fields = read_table(read)
+    for key in ("skip_prk_steps", "noise_sampler_seed"):
+        read(key)
+    if read.name.startswith(("DEIS", "DPMSolverSinglestep", "SASolver")):
+        order = read("solver_order")
+        for key in _SOLVER:
+            read(key)
+        read("variance_type", None, "learned_range")
+        read("tau_func", None)
+        deterministic = not str(read.values.get("algorithm_type")).startswith("sde")
+        fields |= {"sampler": NEAREST[read.name] if deterministic else "dpmpp_2m_sde"}
+        if not read.name.startswith("DPM"):
+            fields["final"] = "first"
+        if order == 1 and read.name.startswith("DPM"):  # Euler's, which is here
+            fields["sampler"] = "euler" if deterministic else "euler_ancestral"
+            return _read_flow_sigmas(read, fields, {})
+        read.near.append("")
+        return _read_flow_sigmas(read, fields, {})
+    read.near.append("")
+    return fields | {"sampler": NEAREST[read.name]}
 
 
-def _reader(sampler: str) -> Callable[[_Reader], Options]:
-    return lambda read: _read_common(read) | {"sampler": sampler}
+def _read_tcd(read: Reader) -> Options:
+    """Without fresh noise, which is how stock pipelines call it: DDIM on the distilled levels."""
+    fields = read_table(read)
+    read("timestep_scaling")
+    original = {"original": read("original_inference_steps")}
+    read.near.append("")
+    fields |= {"sampler": "ddim", "grid": "lcm", "grid_args": original, "final": "first"}
+    return fields | {"clip": None, "thresholding": None}
 
 
-def _read_dpm(read: _Reader) -> Options:
+def _reader(sampler: str) -> Callable[[Reader], Options]:
+    return lambda read: read_table(read) | {"sampler": sampler}
+
+
+def _read_dpm(read: Reader) -> Options:
     read("variance_type", None, "learned_range")
-    return _read_flow_sigmas(read, _read_common(read) | _read_solver(read), {})
+    return _read_flow_sigmas(read, read_table(read) | _read_solver(read), {})
 
 
-def _read_unipc(read: _Reader) -> Options:
-    read("solver_type", "bh2")
-    read("solver_order", 2)
+def _read_unipc(read: Reader) -> Options:
+    read.nearly("solver_type", "bh2", near=("bh1", "midpoint", "heun", "logrho"))
+    read.nearly("solver_order", 2, near=(1, 3))
+    read.nearly("predict_x0", True, near=(False,))
+    if read("disable_corrector"):
+        read.near.append("disable_corrector")
     options = {} if read("lower_order_final") else {"lower_order_final": False}
-    fields = _read_common(read) | {"sampler": "unipc", "sampler_args": options}
-    if fields["final"] == "first" and fields["grid"] in ("karras", "exponential"):
+    fields = read_table(read) | {"sampler": "unipc", "sampler_args": options}
+    if fields["final"] == "first" and fields["grid"] in ("karras", "exponential", "beta"):
         raise read.refusal("final_sigmas_type")
     return _read_flow_sigmas(read, fields, {"top": 1 - 1e-6})
 
 
-def _read_flow_sigmas(read: _Reader, fields: Options, grid_args: Options) -> Options:
+def _read_flow_sigmas(read: Reader, fields: Options, grid_args: Options) -> Options:
     if not read("use_flow_sigmas"):
+        read("flow_shift")  # which means nothing then
         return fields
     read("num_train_timesteps", 1000)
+    read("final_sigmas_type", "zero", None)
     flow = {"schedule_name": "flow", "schedule_args": {"shift": read("flow_shift")}}
     return fields | flow | {"grid": "flow", "grid_args": grid_args}
 
 
-def _read_solver(read: _Reader) -> Options:
+def _read_solver(read: Reader) -> Options:
     """The solver of the two DPM-Solver++ classes."""
-    read("solver_type", "midpoint")
-    order = read("solver_order", 1, 2)
-    stochastic = read("algorithm_type", "dpmsolver++", "sde-dpmsolver++") != "dpmsolver++"
+    order = read.nearly("solver_order", 1, 2, near=(3,))
+    others = ("heun", "logrho", "bh1", "bh2")
+    read.nearly("solver_type", "midpoint", *(others if order == 1 else ()), near=others)
+    algorithms = ("dpmsolver", "sde-dpmsolver")
+    algorithm = read.nearly("algorithm_type", "dpmsolver++", "sde-dpmsolver++", near=algorithms)
+    stochastic = algorithm.startswith("sde")
     lower = read("lower_order_final")
-    if read("euler_at_final") and read.values["final_sigmas_type"] != "zero":
-        raise read.refusal("euler_at_final")
+    final = read.values["final_sigmas_type"]
+    if read("euler_at_final") and final != "zero":
+        read.near.append("euler_at_final")
     if order == 1:
         return {"sampler": "euler_ancestral" if stochastic else "euler"}
     options = {} if lower else {"lower_order_final": False}
     return {"sampler": "dpmpp_2m_sde" if stochastic else "dpmpp_2m", "sampler_args": options}
 
 
-def _read_lcm(read: _Reader) -> Options:
-    fields = _read_common(read)
+def _read_lcm(read: Reader) -> Options:
+    fields = read_table(read)
     return fields | {
         "sampler": "consistency",
         "grid": "lcm",
@@ -210,13 +158,13 @@ def _read_lcm(read: _Reader) -> Options:
     }
 
 
-def _read_edm(read: _Reader) -> Options:
+def _read_edm(read: Reader) -> Options:
     read("num_train_timesteps")
     read("final_sigmas_type", "zero")
     sign = 1.0 if read("prediction_type", "epsilon", "v_prediction") == "epsilon" else -1.0
     even = read("sigma_schedule") == "exponential"
     rho = read("rho")
-    thresholding, *threshold = (read(key) for key in _CLIPPING)
+    thresholding, *threshold = (read(key) for key in CLIPPING)
     euler = read.name == "EDMEulerScheduler"
     return {
         "schedule_name": "edm",
@@ -230,7 +178,7 @@ def _read_edm(read: _Reader) -> Options:
     } | ({"sampler": "euler"} if euler else _read_solver(read))
 
 
-def _read_flow_match(read: _Reader) -> Options:
+def _read_flow_match(read: Reader) -> Options:
     read("num_train_timesteps", 1000)
     if not read("use_dynamic_shifting", None, False):
         for key in ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"):
@@ -246,10 +194,13 @@ def _read_flow_match(read: _Reader) -> Options:
     }
 
 
-_READERS: dict[str, Callable[[_Reader], Options]] = {
+_READERS: dict[str, Callable[[Reader], Options]] = {
     "DDPMScheduler": _read_ddpm,
     "DDIMScheduler": _reader("ddim"),
-    "PNDMScheduler": _read_pndm,
+    "DDPMParallelScheduler": _read_ddpm,
+    "DDIMParallelScheduler": _reader("ddim"),
+    "TCDScheduler": _read_tcd,
+    **{name: _read_nearest for name in NEAREST if name != "TCDScheduler"},
     "EulerDiscreteScheduler": _reader("euler"),
     "EulerAncestralDiscreteScheduler": _reader("euler_ancestral"),
     "HeunDiscreteScheduler": _reader("heun"),

@@ -2,12 +2,11 @@
 
 import inspect
 
-import torch
-
-from ldm.diffusion.samplers import PURE_NOISE
 from ldm.diffusion.schedules import SCHEDULES, Schedule, tabulated
 from ldm.errors import UserError
-from ldm.scheduler_reader import BETAS, PREDICTIONS, VARIANCES, Options
+from ldm.scheduler_reader import VARIANCES
+from ldm.schedulers.quirks import MULTISTEP
+from ldm.schedulers.table import BETAS, PREDICTIONS, Options, first_label
 
 _CLASSES = {
     "ddpm": "DDPMScheduler",
@@ -36,6 +35,8 @@ _EDM = {
 }
 _KIND = {"flow": _FLOW, "edm": _EDM, "ve": _EDM}
 
+CHOSEN = ("karras", "exponential", "beta", "log_linear")  # σ, between the ends of a spacing
+
 
 def class_of(sampler: str, schedule: str) -> str:
     """The diffusers class of a sampler on a schedule; DDIM where it has none."""
@@ -56,14 +57,6 @@ def write_scheduler(spec: Options, schedule: Schedule) -> Options:
     name = class_of(spec["sampler"], spec["schedule_name"])
     if spec["grid"] == "flow_match" and spec["sampler"] in ("ddim", "euler"):
         name = "FlowMatchEulerDiscreteScheduler"
-    noisiest = schedule.level(torch.ones((), dtype=torch.float64))
-    if name == "HeunDiscreteScheduler" and noisiest.alpha < PURE_NOISE:
-        raise UserError(
-            f"{name} of diffusers goes astray from pure noise, where schedule "
-            f"{spec['schedule_name']} begins (α = {float(noisiest.alpha):.1g}), so a pipeline that "
-            "samples with heun cannot be exported; take another sampler, or a schedule that keeps "
-            "some signal"
-        )
     config: Options = {"_class_name": name}
     if name.startswith("EDM"):
         return config | _edm(spec, schedule)
@@ -73,23 +66,50 @@ def write_scheduler(spec: Options, schedule: Schedule) -> Options:
         return config | shift | ({"stochastic_sampling": True} if stochastic else {})
     predictions = {v: k for k, v in PREDICTIONS.items()}
     between = spec["grid_args"].get("between") or "linspace"
-    named = {"interpolated": "linspace", "karras": between, "exponential": between}
+    named = {"interpolated": "linspace"} | dict.fromkeys(CHOSEN, between)
+    laid = (spec["grid"], between)
     config |= {
         "prediction_type": predictions.get(spec["prediction_name"], "epsilon"),
         "timestep_spacing": named.get(spec["grid"], spec["grid"]),
         # where it means nothing, as stock pipelines rewrite it
-        "steps_offset": spec["grid_args"].get("offset", 0) if spec["grid"] == "leading" else 1,
+        "steps_offset": spec["grid_args"].get("offset", 0) if "leading" in laid else 1,
         **_solver(name, spec),
     }
-    if spec["grid"] in ("karras", "exponential"):
+    if spec["grid"] == "log_linear":
+        config["interpolation_type"] = "log_linear"
+    elif spec["grid"] in CHOSEN:
         config[f"use_{spec['grid']}_sigmas"] = True
-    if spec["schedule_name"] == "flow":
+    if spec["schedule_name"] == "flow" and name.startswith(MULTISTEP):
         return config | {
             "use_flow_sigmas": True,
             "flow_shift": float(spec["schedule_args"].get("shift", 1.0)),
             "timestep_spacing": "linspace",
         }
-    return config | _betas(spec, schedule, name == "DDPMScheduler")
+    config |= _betas(spec, schedule, name == "DDPMScheduler")
+    floored = name.startswith(MULTISTEP) and spec["grid_args"].get("told") == "floor"
+    return _settled(config) if floored else config
+
+
+def _settled(config: Options) -> Options:
+    """The same with β moved by at most two parts in a million, so that float32 keeps the label.
+
+    A multistep class cuts the noisiest label, 999, to a whole number after it went through a
+    logarithm in float32, which makes 998 of it as often as not.
+    """
+    for k in range(21):
+        factor = 1 - k * 1e-7
+        betas = config.get("trained_betas")
+        moved = (
+            {"beta_end": config["beta_end"] * factor}
+            if "beta_end" in config
+            else {"trained_betas": [*betas[:-1], betas[-1] * factor]}
+            if betas
+            else {}
+        )
+        options = {k: v for k, v in (config | moved).items() if k != "_class_name"}
+        if first_label(config["_class_name"], options) == config["num_train_timesteps"] - 1:
+            return config | (moved if k else {})
+    return config
 
 
 def _solver(name: str, spec: Options) -> Options:

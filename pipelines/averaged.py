@@ -57,5 +57,6 @@ def average_applied(run: str | Path, length: float, out: Path | None = None) -> 
     refuse_unwritable(folder / INDEX)
     pipe = TextToImagePipeline.from_pretrained(record.export)
     load_weights(pipe, reconstruct(record.folder / SNAPSHOTS, length))
-    save(pipe, folder, None, export_refusal(pipe.spec) is None, **{EMA_LENGTH: length})
+    steps = pipe.defaults.num_inference_steps
+    save(pipe, folder, None, export_refusal(pipe.spec, steps) is None, **{EMA_LENGTH: length})
     return folder

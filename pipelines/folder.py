@@ -37,7 +37,8 @@ def save(
     Without `stock` there is no scheduler in the folder, and a Spec that only this package reads.
     `also` is what else ldm.json says. Until all of it is there the folder holds no pipeline.
     """
-    told = stock_scheduler(pipeline.spec) if stock else PLACEHOLDER
+    steps = pipeline.defaults.num_inference_steps
+    told = stock_scheduler(pipeline.spec, steps) if stock else PLACEHOLDER
     scheduler = getattr(diffusers, told["_class_name"]).from_config(told)
     whole: Any = StableDiffusionPipeline(
         **pipeline.components,

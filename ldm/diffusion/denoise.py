@@ -79,7 +79,7 @@ def threshold(
 
     def squeeze(x0: Tensor) -> Tensor:
         size = x0.flatten(1).abs().to(torch.promote_types(x0.dtype, torch.float32))
-        s = size.quantile(ratio, dim=1).clamp(1, max(largest, 1))
+        s = size.quantile(ratio, dim=1).clamp(1, largest)  # which wins over 1
         s = fit(s, x0)
         return x0.clamp(-s, s) / s
 

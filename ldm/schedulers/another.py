@@ -1,11 +1,11 @@
 """A diffusers scheduler config read for another sampler than its own, as `from_config` does it."""
 
 from collections.abc import Mapping
-from inspect import signature
 from typing import Any
 
 from ldm.errors import UserError
 from ldm.scheduler_writer import class_of
+from ldm.schedulers.keys import defaults_of
 
 # what says which model it is; the rest says how it is sampled
 _MODEL = (
@@ -29,18 +29,11 @@ _SAMPLED = (
     "final_sigmas_type",
     "use_karras_sigmas",
     "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "use_lu_lambdas",
     "original_inference_steps",
 )
 LEARNED = ("learned", "learned_range")
-
-
-def defaults_of(class_name: str) -> dict[str, Any]:
-    """The options of a diffusers scheduler with their defaults; {} where there is no such class."""
-    import diffusers
-
-    made = getattr(diffusers, class_name, None)
-    parameters = signature(made).parameters if isinstance(made, type) else {}
-    return {k: p.default for k, p in parameters.items() if p.default is not p.empty}
 
 
 def of_another_class(config: Mapping[str, Any], sampler: str) -> dict[str, Any]:

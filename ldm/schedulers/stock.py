@@ -1,11 +1,11 @@
 """The scheduler configs that StableDiffusionPipeline takes, and what it makes of them."""
 
 from collections.abc import Mapping
-from inspect import signature
 from typing import Any
 
 from ldm.errors import UserError
 from ldm.scheduler_config import Spec
+from ldm.schedulers.keys import defaults_of
 
 
 def as_stock_reads(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -13,20 +13,17 @@ def as_stock_reads(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Whatever the file says, latents are not clipped and grids are offset by 1.
     """
-    import diffusers
-
-    scheduler = getattr(diffusers, str(config.get("_class_name")), None)
-    accepted = signature(scheduler).parameters if scheduler else ()
+    accepted = defaults_of(str(config.get("_class_name")))
     rewritten = {"clip_sample": False, "steps_offset": 1}
     return dict(config) | {key: rewritten[key] for key in rewritten if key in accepted}
 
 
-def stock_scheduler(spec: Spec) -> dict[str, Any]:
-    """The scheduler config with which stock pipelines sample as `spec` does.
+def stock_scheduler(spec: Spec, num_inference_steps: int | None = None) -> dict[str, Any]:
+    """The scheduler config with which stock pipelines sample as `spec` does, also in so many steps.
 
     Raises UserError, with the reason, where there is none.
     """
-    config = spec.to_diffusers()
+    config = spec.to_diffusers(num_inference_steps)
     if (name := config["_class_name"]).startswith("FlowMatch"):
         raise UserError(
             f"stock pipelines cannot run {name}, which samples with {spec.sampler} here; take "
@@ -41,10 +38,10 @@ def stock_scheduler(spec: Spec) -> dict[str, Any]:
     return written
 
 
-def export_refusal(spec: Spec) -> str | None:
+def export_refusal(spec: Spec, num_inference_steps: int | None = None) -> str | None:
     """Why stock pipelines cannot sample as `spec` does; None where they can."""
     try:
-        stock_scheduler(spec)
+        stock_scheduler(spec, num_inference_steps)
     except UserError as error:
         return str(error)
     return None

@@ -1,0 +1,69 @@
+"""What diffusers' classes do otherwise than their mathematics, each refused with its reason."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ldm.diffusion.plane import Level
+from ldm.diffusion.samplers import PURE_NOISE
+from ldm.errors import UserError
+
+MULTISTEP = ("DPM", "UniPC", "DEIS")  # how their names begin
+
+
+def refuse_quirks(name: str, fields: Mapping[str, Any], visited: list[Level], end: int) -> None:
+    """Raise UserError where the class `name` gets a Spec's fields wrong, or has nothing for them.
+
+    `visited` are some levels of its grid, on a schedule of `end` steps.
+    """
+
+    def refuse(what: str, instead: str) -> None:
+        raise UserError(
+            f"{name} of diffusers {what}, so this model would be sampled otherwise there: take "
+            f"{instead}"
+        )
+
+    sampler, options = fields["sampler"], fields["sampler_args"]
+    flow = fields["schedule_name"] == "flow" and name.startswith(MULTISTEP)
+    if flow and fields["prediction_name"] == "v":
+        refuse("takes v on a straight path for v on a curved one", "prediction flow")
+    if name == "EulerAncestralDiscreteScheduler" and fields["prediction_name"] == "sample":
+        refuse("has no prediction sample", "another sampler, such as dpmpp_2m_sde")
+    infinite = sampler == "unipc" and fields["final"] == "clean"
+    if infinite and not options.get("lower_order_final", True):
+        refuse("ends in NaN where its last step is of second order", "lower_order_final=True")
+    noisiest, cleanest = visited[0], visited[-2]
+    noisy = sampler == "ddpm" and options.get("variance", "small") != "small"
+    if noisy and float(cleanest.t) * end > 1.5:
+        refuse(
+            f"with variance {options['variance']} adds noise to the finished sample, unless its "
+            "last step is from entry 0",
+            "grid linspace, or variance small",
+        )
+    if name == "HeunDiscreteScheduler" and noisiest.alpha < PURE_NOISE:
+        refuse(
+            f"goes astray from pure noise, where this schedule begins (α = "
+            f"{float(noisiest.alpha):.1g})",
+            "another sampler, or a schedule that keeps some signal",
+        )
+
+
+def refuse_twins(name: str, fields: Mapping[str, Any], visited: list[Level]) -> None:
+    """Raise where a class takes the second step for the first, and falls off the end."""
+    if name.startswith(MULTISTEP) and torch.equal(visited[0].t, visited[1].t):
+        raise UserError(
+            f"{name} of diffusers loses its place where two steps have one label, as grid "
+            f"{fields['grid']} gives them at the noisy end of schedule {fields['schedule_name']}, "
+            "so this model cannot be exported; take another grid, or a schedule that keeps some "
+            "signal"
+        )
+
+
+def refuse_first_label(name: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Raise where float32 makes another entry of the noisiest label than the one it is."""
+    if (first := theirs.get("first")) != mine.get("first"):
+        raise UserError(
+            f"{name} of diffusers tells the network {first} at the noisiest level of this grid, "
+            "which is the entry after, so this model cannot be exported; take another grid"
+        )
