@@ -39,4 +39,10 @@ def met(note, kind: str, command: Command, place: Path, marker: Path) -> str | N
     if marker.exists() or "\x1b" in ended.said:
         outcome = "silent error"
     note(kind, outcome)
-    return None if outcome in ("a sentence", "as without it") else f"{outcome}: {ended}"
+    fine = outcome in ("a sentence", "as without it")
+    return None if fine else f"{outcome}, status {ended.status}: {ended.said.strip()[-300:]}"
+
+
+def faults(found: dict[str, str | None]) -> str:
+    """Those of the cases at which something was wrong, a paragraph each."""
+    return "\n\n".join(f"{what}: {wrong}" for what, wrong in found.items() if wrong)

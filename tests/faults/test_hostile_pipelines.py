@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.faults.experiments import Experiments
-from tests.faults.hostile import MARKER, Payload, ldm, met
+from tests.faults.hostile import MARKER, Payload, faults, ldm, met
 
 SCHEDULER = "scheduler/scheduler_config.json"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -160,4 +160,4 @@ def test_no_published_pipeline_does_harm(experiments, note):
         if any(Image.open(p).getextrema() == ((0, 0),) * 3 for p in place.glob("pictures/*")):
             wrong[what] = "a black picture"
         shutil.rmtree(place.parent)
-    assert not any(wrong.values()), {k: v for k, v in wrong.items() if v}
+    assert not faults(wrong), faults(wrong)
