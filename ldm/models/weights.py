@@ -1,12 +1,13 @@
 """One part of a model out of a folder: which of its files are read, and whether they are whole."""
 
+import json
 import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from ldm.core.weights import refuse_bad_weights
@@ -17,6 +18,7 @@ _PART = r"-\d{5}-of-\d{5}"
 _WEIGHTS = re.compile(rf"(?:{_PLAIN})(?:{_PART})?(?:\.(\w+))?(?:{_PART})?\.safetensors")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _PREFERRED = ("fp32", "bf16", "fp16")  # where there is no plain file, and none is asked for
+MOST_LAYERS, MOST_UNITS = 1000, 10**7  # that a config.json may ask for in a block, or in anything
 # what fuse_qkv_projections leaves beside the projections, which are still there
 _IDLE = re.compile(r"\.to_(qkv|kv|added_qkv)\.")
 FOR_A_FILE = (
@@ -73,11 +75,12 @@ def load_part(model_class: Any, folder: Path, variant: str | None = None) -> Any
     Raises UserError, naming them, for tensors that are missing, unexpected, of another shape or
     not finite.
     """
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    names = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
     if "config.json" not in names:
         raise UserError(f"{folder} holds no {model_class.__name__}: there is no config.json in it")
     picked = chosen(str(folder), names, variant)
     refuse_bad_weights(folder)
+    _refuse_giants(folder)
     of_transformers = not hasattr(model_class, "load_config")
     try:
         model, report = model_class.from_pretrained(
@@ -88,13 +91,27 @@ def load_part(model_class: Any, folder: Path, variant: str | None = None) -> Any
             output_loading_info=True,
             **({"ignore_mismatched_sizes": True} if of_transformers else {}),
         )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # libraries that meet a strange config raise as they please
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
             f"{folder} cannot be loaded as a {model_class.__name__}: {reason}"
         ) from None
     _refuse_holes(folder, model, {key: _names(report[key]) for key in report if "keys" in key})
     return model.eval()
+
+
+def _refuse_giants(folder: Path) -> None:
+    """Raise UserError for a config.json whose network would fill any memory."""
+    config = None
+    with suppress(ValueError, RecursionError):  # which the library refuses
+        config = json.loads((folder / "config.json").read_bytes())
+    for key, value in config.items() if isinstance(config, dict) else ():
+        most = MOST_LAYERS if "layers" in key else MOST_UNITS
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and abs(number) > most:
+                raise UserError(
+                    f"{folder / 'config.json'} says {key}={value}, and no network has over {most}"
+                )
 
 
 def _names(keys: Iterable[Any]) -> list[str]:

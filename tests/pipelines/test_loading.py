@@ -1,5 +1,7 @@
 """What is loaded is whole, in the variant there is, and what cannot be gets a sentence."""
 
+import json
+import os
 import shutil
 
 import numpy as np
@@ -69,6 +71,34 @@ def spoilt(key, value):
 TO_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 NORM = "text_model.final_layer_norm.weight"
 FC1 = "text_model.encoder.layers.{}.mlp.fc1.weight"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers_per_block": 10**9},
+        {"block_out_channels": [10**9, 10**9]},
+        {"norm_num_groups": 0},
+        {"act_fn": ["a", "list"]},
+    ],
+)
+def test_a_config_that_no_network_can_have_is_a_sentence(small, tmp_path, change):
+    folder = tmp_path / "unet"
+    shutil.copytree(small / "unet", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match="unet"):
+        load_part(UNet2DConditionModel, folder)
+
+
+def test_weights_that_are_a_pipe_are_not_waited_for(small, tmp_path):
+    folder = tmp_path / "unet"
+    shutil.copytree(small / "unet", folder)
+    (file,) = folder.glob("*.safetensors")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(UserError, match="holds no weights"):
+        load_part(UNet2DConditionModel, folder)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,9 @@ def test_an_unconditional_model_is_previewed_without_a_prompt(tmp_path):
 def test_a_network_that_gives_no_numbers_has_no_preview_and_no_quality(tmp_path):
     pipe = tiny_pipeline()
     torch.nn.init.constant_(pipe.unet.conv_out.bias, torch.nan)
-    preview = Preview(pipe, SampleConfig(images_per_prompt=1), ["a red flower"], tmp_path / "samples")
+    preview = Preview(
+        pipe, SampleConfig(images_per_prompt=1), ["a red flower"], tmp_path / "samples"
+    )
     with pytest.warns(UserWarning, match="no picture of step 7"):
         assert preview(7) is None
     sources = {split: open_source(DATA, split) for split in ("train", "validation")}
