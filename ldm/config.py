@@ -19,10 +19,12 @@ from ldm.errors import UserError
 
 Where = Annotated[str, Place()]  # a path, or what may be one
 Steps = Annotated[int, Range(0, 10**9)]
+Whole = Annotated[int, Range(1, 10**9)]
 Count = Annotated[int, Range(1, 10**6)]
 Weight = Annotated[float, Range(0, 1e6)]
 Share = Annotated[float, Range(0, 1)]
 Below1 = Annotated[float, Range(0, 1, under=True)]
+Noise = Annotated[float, Range(0, inf)]
 Seed = Annotated[int, Range(-(2**63), 2**64, under=True)]  # what torch takes
 
 MOST_BYTES = 1 << 20  # of a config file
@@ -35,9 +37,7 @@ class DataConfig:
     source: Where = "drawn"  # "drawn", an imagefolder, a .parquet or .tar glob, or a Hub data set
     validation: Where | None = None  # its own source; else a split of that name, else held out
     holdout: Below1 = 0.05  # the fraction held out where there is no validation split
-    size: Annotated[int, Range(1, 10**9)] | None = (
-        None  # use this many images; the drawn set has 20,000 unless told
-    )
+    size: Whole | None = None  # use this many images; the drawn set has 20,000 unless told
     image: str | None = None  # the image column, found by itself where there is one
     caption: str | None = None  # the caption column (strings, or lists of strings)
     label: str | None = None  # the class column
@@ -46,22 +46,19 @@ class DataConfig:
     crop: Literal["center", "random"] = "center"
     flip: bool = True  # mirror half of the images
     workers: Annotated[int, Range(0, 1024)] = 2  # processes that decode images
-    repeats: dict[str, Annotated[int, Range(1, 10**4)]] = field(
-        default_factory=dict
-    )  # stage 2: words of a caption, and how
-    # often an epoch shows the images whose captions hold them
+    # stage 2: words of a caption, and how often an epoch shows the images whose captions hold them
+    repeats: dict[str, Annotated[int, Range(1, 10**4)]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """An optimisation run; every count is in optimizer steps."""
 
-    steps: Annotated[int, Range(1, 10**9)] = 10_000
+    steps: Whole = 10_000
     batch_size: Count = 64  # global: split over processes and accumulation
     accumulation: Count = 1
-    optimizer: Literal["adamw", "muon"] = (
-        "adamw"  # muon: fewer steps, each some dearer; the same rates fit
-    )
+    # muon: fewer steps, each some dearer; the same rates fit
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: Annotated[float, Range(0, 10)] = 1e-4
     warmup: Steps = 100
     decay: Literal["cosine", "constant"] = "cosine"  # cosine: to zero at the last step
@@ -91,10 +88,9 @@ class AutoencoderLossConfig:
     equivariance: Weight = 0.0  # half-size latents must decode to the half-size image
     adversarial: Weight = 0.0
     adversarial_kind: Literal["hinge", "non_saturating"] = "hinge"
-    adversarial_start: Annotated[int, Range(-1, 10**9)] = (
-        0  # first step at which the generator feels the discriminator;
-    )
-    # -1: when the reconstruction stops improving
+    # first step at which the generator feels the discriminator; -1: when the reconstruction stops
+    # improving
+    adversarial_start: Annotated[int, Range(-1, 10**9)] = 0
     r1: Weight = 0.0
     lecam: Weight = 0.0
     input_noise: Weight = 0.0  # denoising autoencoder: corrupt the input, keep the target clean
@@ -105,9 +101,8 @@ class AutoencoderLossConfig:
 class AutoencoderConfig:
     """Stage 1: diffusers' AutoencoderKL, loaded or trained, and how its latents are cached."""
 
-    path: Where | None = (
-        None  # a folder or Hub name; None: train_autoencoder.py makes it in the run
-    )
+    # a folder or Hub name; None: train_autoencoder.py makes it in the run
+    path: Where | None = None
     variant: str | None = None  # of the weights at path or init, such as fp16; None: what there is
     model: dict[str, Any] = field(default_factory=dict)  # arguments of diffusers' AutoencoderKL
     init: Where | None = None  # train_autoencoder.py fine-tunes this one (a folder or Hub name)
@@ -161,16 +156,12 @@ class SampleConfig:
     sampler_args: dict[str, Any] = field(default_factory=dict)  # ddpm's variance, ddim's eta ...
     num_inference_steps: Annotated[int, Range(1, 10**4)] = 50
     guidance_scale: Annotated[float, Range(0, 1000)] = 3.0
-    guidance_interval: tuple[Annotated[float, Range(0, inf)], Annotated[float, Range(0, inf)]] = (
-        0.0,
-        inf,
-    )  # of σ/α; outside it, no guidance
+    guidance_interval: tuple[Noise, Noise] = (0.0, inf)  # of σ/α; outside it, no guidance
     grid: str = "trailing"  # which noise levels the sampler visits
     seed: Seed = 0
     images_per_prompt: Annotated[int, Range(1, 1000)] = 4
-    quality_samples: Annotated[int, Range(0, 10**6)] = (
-        0  # images for FD, KID, precision and recall at each evaluation
-    )
+    # images for FD, KID, precision and recall at each evaluation
+    quality_samples: Annotated[int, Range(0, 10**6)] = 0
     quality_features: Where | None = None  # as `ldm evaluate` takes them; none: trained on the data
 
 
