@@ -21,7 +21,7 @@ from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedul
 from ldm.errors import UserError
 from ldm.scheduler_reader import read_scheduler
 from ldm.scheduler_writer import class_of, divides_by_alpha, write_scheduler
-from ldm.schedulers.another import LEARNED, keeps_grid, of_another_class
+from ldm.schedulers.another import LEARNED, read_for
 from ldm.schedulers.given import refuse_process
 from ldm.schedulers.kept import refuse_loss
 from ldm.schedulers.quirks import refuse_first_label, refuse_quirks, refuse_twins
@@ -247,7 +247,7 @@ class Spec:
                 refuse_quirks(config["_class_name"], asdict(spec), some, steps)
             return spec
         _named(SAMPLERS, sampler, "sampler")
-        fields = read_scheduler(config if keeps_grid(config) else of_another_class(config, sampler))
+        fields = read_for(config, sampler)
         learned = config.get("variance_type") in LEARNED or fields.get("learned_variance", False)
         fields |= {"sampler": sampler, "sampler_args": {}, "learned_variance": learned}
         if sampler == "ddpm" and learned:

@@ -1,9 +1,11 @@
 """A diffusers scheduler config read for another sampler than its own, as `from_config` does it."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from ldm.errors import UserError
+from ldm.scheduler_reader import read_scheduler
 from ldm.scheduler_writer import class_of
 from ldm.schedulers.keys import defaults_of
 
@@ -36,12 +38,30 @@ _SAMPLED = (
 LEARNED = ("learned", "learned_range")
 
 
-def of_another_class(config: Mapping[str, Any], sampler: str) -> dict[str, Any]:
+def read_for(config: Mapping[str, Any], sampler: str) -> dict[str, Any]:
+    """The fields of a Spec that samples a config's model with `sampler`, whatever class it is of.
+
+    Warns where what the config says of its grid cannot be read: it is the new class's own then.
+    Raises UserError for a model that cannot be read.
+    """
+    if keeps_grid(config):
+        return read_scheduler(config)
+    try:
+        return read_scheduler(of_another_class(config, sampler))
+    except UserError as error:
+        fields = read_scheduler(of_another_class(config, sampler, sampled=False))
+        warnings.warn(f"sampled on the grid of {sampler}, because {error}", stacklevel=4)
+        return fields
+
+
+def of_another_class(
+    config: Mapping[str, Any], sampler: str, sampled: bool = True
+) -> dict[str, Any]:
     """The config of the class that diffusers samples with like `sampler`, for the same model.
 
     β and prediction are the config's, or its class's defaults where that is known at all; what the
-    config says of grid, clipping and end is kept where the new class knows it too, as when a
-    scheduler is made `from_config` of another. Raises UserError where it has no β.
+    config says of grid, clipping and end is kept, if `sampled`, where the new class knows it too,
+    as when a scheduler is made `from_config` of another. Raises UserError where it has no β.
     """
     name, its = class_of(sampler, ""), str(config.get("_class_name", ""))
     known, own = defaults_of(name), defaults_of(its)
@@ -51,8 +71,8 @@ def of_another_class(config: Mapping[str, Any], sampler: str) -> dict[str, Any]:
             "its place"
         )
     model = {key: config.get(key, own.get(key)) for key in _MODEL if key in config or key in own}
-    sampled = {key: config[key] for key in _SAMPLED if key in config}
-    kept = {k: v for k, v in (model | sampled).items() if k in known}
+    others = {key: config[key] for key in _SAMPLED if key in config and sampled}
+    kept = {k: v for k, v in (model | others).items() if k in known}
     stochastic = {"algorithm_type": "sde-dpmsolver++"} if sampler == "dpmpp_2m_sde" else {}
     return {"_class_name": name, **kept, **stochastic}
 

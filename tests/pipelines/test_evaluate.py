@@ -28,6 +28,7 @@ from pipelines.evaluated import open_evaluated
 from pipelines.evaluation_costs import COSTS
 from pipelines.evaluation_job import Amounts, Job
 from pipelines.evaluation_parts import PARTS, sweep
+from pipelines.evaluation_text import read_results
 from pipelines.hub import model_card
 from pipelines.quality import Quality
 from pipelines.runs import RunRecord, describe
@@ -53,7 +54,7 @@ def features(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(run, features):
     folder = evaluate(str(run), AMOUNTS, features)
-    return folder, json.loads((folder / "results.json").read_text())
+    return folder, read_results(folder)
 
 
 def test_one_command_gives_the_whole_table(results):
@@ -92,7 +93,7 @@ def test_a_second_evaluation_is_identical(results, run, features, tmp_path):
 def test_one_part_again_leaves_the_others_as_they_were(results, run, features):
     folder, found = results
     evaluate(str(run), AMOUNTS, features, parts=["levels"])
-    assert json.loads((folder / "results.json").read_text()) == found
+    assert read_results(folder) == found
     times = json.loads((folder / "timing.json").read_text())
     assert set(times["taken"]) == {"levels"}
 
@@ -224,7 +225,7 @@ def test_a_run_is_the_same_by_any_of_its_names_and_another_model_is_not(
     monkeypatch.chdir(run.parent)
     for name in ("tiny", "runs/tiny/", "runs/tiny/pipeline"):
         evaluate(name, AMOUNTS, features, parts=["levels"])
-        now = json.loads((folder / "results.json").read_text())
+        now = read_results(folder)
         assert now == found | {"model": name}
     shutil.copytree(run / "pipeline", run.parent / "elsewhere" / "tiny")
     with pytest.raises(UserError, match="runs/tiny is another run, so say with --out"):

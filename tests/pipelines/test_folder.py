@@ -286,5 +286,8 @@ def test_a_folder_that_is_no_pipeline_gets_a_sentence(tmp_path):
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     index["_class_name"] = "StableDiffusionPipeline"
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match="unet holds no weights"):
+    with (
+        pytest.warns(UserWarning, match="on the grid of ddim, because .*'fibonacci'"),
+        pytest.raises(UserError, match="unet holds no weights"),
+    ):
         TextToImagePipeline.from_pretrained(tmp_path, sampler="ddim")
