@@ -70,9 +70,9 @@ def open_source(
         raise UserError(f"data.holdout={config.holdout} must be a fraction, 0 <= holdout < 1")
     if config.size is not None and config.size < 1:
         raise UserError(f"data.size={config.size} must be at least 1")
-    source = (
-        _drawn(config, split) if config.source == "drawn" else _stored(config, split, seed, needs)
-    )
+    apart = split == "validation" and config.validation is not None
+    drawn = config.source == "drawn" and not apart
+    source = _drawn(config, split) if drawn else _stored(config, split, seed, needs)
     if needs == "label":
         source = CaptionedByLabel(source)
     elif needs == "nothing":

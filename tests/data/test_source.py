@@ -29,6 +29,13 @@ def test_the_drawn_validation_set_is_other_flowers():
     assert not set(names(train)) & set(names(held))
 
 
+def test_drawn_flowers_are_judged_by_photos_where_those_are_asked_for(folder):
+    held = open_source(config("drawn", validation=str(folder(3, rows(3, text=str)))), "validation")
+    assert len(held) == 3 and not held.trusted
+    with pytest.raises(UserError, match="nowhere"):
+        open_source(config("drawn", validation="nowhere/at/all"), "validation")
+
+
 def test_drawn_flowers_have_the_configured_resolution():
     assert open_source(config("drawn", resolution=48))[0].image.size == (48, 48)
 

@@ -56,7 +56,6 @@ DEEP = (
     "data.validation=nowhere/at/all",
     "data.resolution=17",
     "data.resolution=1",
-    "data.size=1",
     "data.holdout=1",
     "train.batch_size=3 train.accumulation=2",
     "train.tracker=no_such",
@@ -99,7 +98,7 @@ def test_what_cannot_be_is_refused_before_a_step_is_trained(experiments, note, s
     assert not list(place.glob("**/checkpoints/*"))
 
 
-@pytest.mark.parametrize("key", numbers(Config))
+@pytest.mark.parametrize("key", list(numbers(Config)))
 def test_a_number_that_is_none_or_out_of_range_is_refused_by_its_key(note, capsys, key):
     from ldm.config import load_config
     from ldm.errors import exits_with_a_sentence
