@@ -88,7 +88,7 @@ class Conditioner:
         with nullcontext() if self.trainable else torch.no_grad():
             device = self.encoder.get_input_embeddings().weight.device
             mask = mask if mask is None else mask.to(device)
-            if clip_skip is None:
+            if not clip_skip and (clip_skip is None or not self.encoder.config.num_hidden_layers):
                 return self.encoder(tokens.to(device), attention_mask=mask)[0]
             inner: Any = getattr(self.encoder, "text_model", self.encoder)
             if not hasattr(inner, "final_layer_norm"):

@@ -138,8 +138,10 @@ def _read(
         )
     array = _channels_last(given) if isinstance(given, Tensor) else given
     array = _batch(name, array)
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * 255
+    if array.dtype == bool or (reader is _as_mask and array.dtype == np.uint8 and array.max() <= 1):
+        array = array.astype(np.uint8) * 255  # a mask of 0 and 1
+    if array.dtype == np.uint16 and array.shape[-1] != 1:
+        raise UserError(f"{name} is colours of uint16: pass uint8, or floats in [0, 1]")
     if array.dtype in (np.uint8, np.uint16):
         pictures = [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in array]
         return [reader(picture) for picture in pictures]

@@ -136,7 +136,7 @@ def _how_far(run: RunRecord, stage: str) -> str:
     parts = [f"step {step} of {total} ({step / max(1, total):.0%})"]
     named = {"loss": "loss", "validation/loss": "validation loss", "images_per_second": "images/s"}
     for key, name in named.items():
-        if (value := run.last(stage, key)) is not None:
+        if isinstance(value := run.last(stage, key), int | float):
             parts.append(f"{name} {value:.4g}")
     return ", ".join(parts)
 

@@ -108,7 +108,7 @@ class Sampling(Watched):
     def solver_options(self, sampler: str | None, eta: float) -> dict[str, Any]:
         """The sampler's own options; raises UserError for a name that is none."""
         name = sampler or self.spec.sampler
-        if name not in SAMPLERS:
+        if not isinstance(name, str) or name not in SAMPLERS:
             raise UserError(f"sampler {name!r} is not one of {', '.join(SAMPLERS)}")
         eta = number("eta", eta, 0, 1)
         if eta and name != "ddim":  # as in diffusers
@@ -223,6 +223,8 @@ class Sampling(Watched):
     def _walk(self, states: Iterator[Tensor], start: Begin, call: Call, options: Options) -> Tensor:
         """Draw every state from a sampler, with progress bar and callback; returns the last."""
         callback, x = options.get("callback_on_step_end"), start.x
+        if callback is not None and not callable(callback):
+            raise UserError(f"callback_on_step_end is {callback!r}: pass a function, or None")
         names = options.get("callback_on_step_end_tensor_inputs") or ["latents"]
         names = getattr(callback, "tensor_inputs", names)  # of diffusers' own callbacks
         if unknown := [name for name in names if name not in CHANGEABLE]:

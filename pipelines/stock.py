@@ -98,7 +98,8 @@ def refuse_arguments(owner: str, given: Mapping[str, Any], known: Iterable[str])
 
 
 def _equal(value: Any, other: Any) -> bool:
-    return type(value) in (int, float, str) and type(value) is type(other) and value == other
+    plain = type(value) in (int, float, str, dict) and type(value) is type(other)
+    return plain and value == other
 
 
 @cache
@@ -109,6 +110,7 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
         for parameter in signature(_class(name).__call__).parameters.values():
             if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
                 found.setdefault(parameter.name, (None, parameter.default))
+    found["cross_attention_kwargs"] = (None, {})
     for name in ("callback", "callback_steps"):  # of releases before
         found.setdefault(name, (None, 1))
     return found

@@ -13,6 +13,7 @@ _MARKS = (  # UTF-32's begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_ISO_2022 = re.compile(rb"\x1b(\$[@AB]|\$\([CD]|\$\)[ACG])")  # Japanese, Korean, Chinese
 _NO_CHARACTER = {"Cc", "Cn", "Co", "Cs"}  # controls, unassigned, private, surrogates
 
 
@@ -37,6 +38,12 @@ def decoded(data: bytes, where: object) -> str:
         if wide is None:
             raise _refusal(data, where, "UTF-8", 0, error) from None
         return wide
+    if found := _ISO_2022.search(data):
+        line = 1 + len(re.findall(rb"\r\n|\r|\n", data[: found.start()]))
+        raise UserError(
+            f"{where}, line {line} is not UTF-8 but ISO 2022, as its escapes at byte "
+            f"{found.start()} say: save it as UTF-8"
+        )
     wide = _without_mark(data, 1 / 2) if 0 in data else None
     return text if wide is None else wide
 

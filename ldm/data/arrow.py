@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from glob import escape
+from glob import escape, glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from datasets import (
 from ldm.data.columns import FILES, IMAGES, find, listed, named
 from ldm.data.example import BadImage
 from ldm.data.listing import pattern, sound, spellings, suffixes
-from ldm.data.splits import chosen
+from ldm.data.splits import chosen, shards
 from ldm.data.table import Table, merged
 from ldm.errors import UserError
 
@@ -46,6 +46,9 @@ def load_splits(where: str, kind: str | None, streaming: bool) -> Mapping[str, A
             data = load_dataset(name, config or None, streaming=streaming)
         else:
             data = load_dataset(kind, data_files=pattern(where), streaming=streaming)
+        lone = kind in ("folder", "parquet") and len(data) == 1
+        if lone and (apart := _parquet_apart(where)):  # by names that `datasets` does not know
+            data = load_dataset("parquet", data_files=apart, streaming=streaming)
     except Exception as error:  # every builder, file system and the Hub client raise their own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         place = "a data set on the Hub" if kind is None else f"a {kind} data set"
@@ -56,6 +59,13 @@ def load_splits(where: str, kind: str | None, streaming: bool) -> Mapping[str, A
     if isinstance(data, Dataset):
         data = DatasetDict(train=data)
     return data
+
+
+def _parquet_apart(where: str) -> dict[str, list[str]]:
+    """The parquet files in a folder, or of a pattern, by their splits; {} where there are none."""
+    inside = os.path.join(escape(where), "**", "*.parquet")
+    found = glob(inside if os.path.isdir(where) else pattern(where), recursive=True)
+    return {split: list(map(escape, files)) for split, files in shards(sorted(found)).items()}
 
 
 def pick_split(splits: Mapping[str, Any], split: str, where: str) -> tuple[Any, bool]:

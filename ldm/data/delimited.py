@@ -13,7 +13,9 @@ from ldm.errors import UserError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _LONGEST = 2**31 - 1  # characters in a cell; the module's own limit is 131,072
-_IMAGE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
+_IMAGE = re.compile(
+    r"\.(jpe?g?|jfif|a?png|webp|gif|bmp|tiff?|avif|jp2|p[pgbn]m|hei[cf]|jxl)$", re.IGNORECASE
+)
 _TOKENS = re.compile(r"[^\t]+\.\w{3,4}#\d+\t")  # Flickr8k: name.jpg#0, a tab, a caption
 
 
@@ -180,7 +182,8 @@ def _read(
 def _swallowed(cells: list[str], delimiter: str) -> bool:
     """Whether a cell of several lines holds lines that are rows, as each names an image."""
     for cell in cells:
-        for line in re.split(r"\r\n|\r|\n", cell)[1:]:
+        begun, *more = re.split(r"\r\n|\r|\n", cell)
+        for line in [begun, *more] if more and delimiter in begun else more:
             if any(_IMAGE.search(part.strip(' "')) for part in line.split(delimiter)):
                 return True
     return False
@@ -188,6 +191,8 @@ def _swallowed(cells: list[str], delimiter: str) -> bool:
 
 def _header(where: str, cells: list[str]) -> list[str]:
     header = [cell.strip() for cell in cells]
+    while header and not header[-1]:  # a delimiter at the end of the line names no column
+        header.pop()
     twice = duplicate(name for name in header if name)
     if twice is not None:
         raise UserError(f"{where}: two columns are called {twice!r}; give each a name of its own")

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 from ldm.core.encoding import decoded
 from ldm.data.columns import listed
 from ldm.data.example import BadImage, digest
+from ldm.data.splits import shards
 from ldm.data.table import Table
 from ldm.errors import UserError
 
@@ -64,7 +65,11 @@ def tar_files(where: str, kind: str | None) -> dict[str, list[Path]]:
         name: [Path(path) for path in paths if path.endswith(".tar") and Path(path).is_file()]
         for name, paths in by_split.items()
     }
-    return {name: paths for name, paths in tars.items() if paths}
+    tars = {name: paths for name, paths in tars.items() if paths}
+    if len(tars) == 1:  # by names that `datasets` does not know
+        apart = shards(map(str, next(iter(tars.values()))))
+        return {name: list(map(Path, files)) for name, files in apart.items()} or tars
+    return tars
 
 
 class Place(NamedTuple):

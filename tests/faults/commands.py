@@ -4,7 +4,6 @@ A file operation is what can be told apart on a disk: a file opened for writing,
 removed, a folder made or removed, a file that safetensors writes. All of one folder are counted.
 """
 
-import contextlib
 import errno
 import os
 import signal
@@ -14,6 +13,8 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
+
+from safetensors import safe_open
 
 from tests.training_processes import context
 
@@ -149,14 +150,16 @@ def operations_of(target: str, arguments: list[str], folder: Path, scratch: Path
     return listed.read_text().splitlines()
 
 
-def tree(folder: Path, *patterns: str) -> dict[str, bytes]:
+def tree(folder: Path, *patterns: str) -> dict[str, object]:
     """The files under `folder` that match, with what they hold."""
     found = (p for pattern in patterns for p in folder.glob(pattern) if p.is_file())
-    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+    return {str(p.relative_to(folder)): _content(p) for p in found}
 
 
-def gone(folder: Path) -> None:
-    import shutil
-
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+def _content(path: Path) -> object:
+    """The bytes of a file; of safetensors, whose metadata have no order, all that is in them."""
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    with safe_open(path, "np") as file:
+        tensors = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+        return file.metadata(), tensors

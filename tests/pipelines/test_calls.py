@@ -208,6 +208,8 @@ NAN, INF = math.nan, math.inf
         ({"cross_attention_kwargs": {"scale": 0.5}}, "takes no cross_attention_kwargs: it scales"),
         ({"callback_on_step_end_tensor_inputs": ["x"]}, "has 'x', which is not one of latents"),
         ({"promt": "a"}, "takes no 'promt'; the nearest is 'prompt'"),
+        ({"sampler": ["ddim"]}, "is not one of ddpm, ddim"),
+        ({"callback_on_step_end": "x"}, "pass a function, or None"),
     ],
 )
 def test_a_number_that_is_none_and_other_nonsense_gets_a_sentence(pipe, arguments, sentence):
@@ -238,3 +240,12 @@ def test_what_is_no_text_in_a_prompt_is_harmless(pipe, text):
     clean = "".join(c for c in text if c.isprintable())
     clean = clean.encode("utf-8", "ignore").decode()
     assert torch.equal(pipe(text, **call).images, pipe(clean, **call).images)
+
+
+def test_no_layer_of_an_encoder_without_layers_is_left_out():
+    pipe = tiny_pipeline("class")
+    told = {"num_inference_steps": 2, "seed": 0, "output_type": "latent"}
+    plain = pipe("rose", **told).images
+    assert torch.equal(pipe("rose", clip_skip=0, cross_attention_kwargs={}, **told).images, plain)
+    with pytest.raises(UserError, match="text encoder has 0 layers"):
+        pipe("rose", clip_skip=1, **told)

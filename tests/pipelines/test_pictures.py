@@ -182,3 +182,13 @@ def test_one_generator_draws_as_in_diffusers_also_for_several_images(noisy, stre
 def test_a_strength_that_is_none_gets_a_sentence(noisy, strength):
     with pytest.raises(UserError, match="strength="):
         quiet(ImageToImagePipeline.from_pipe(noisy))("rose", image=PIL, strength=strength, **CALL)
+
+
+def test_a_mask_of_0_and_1_is_a_mask_and_colours_of_16_bits_get_a_sentence(vae):
+    mask = np.zeros((16, 16), np.uint8)
+    mask[:8] = 1
+    size = (8, 8)
+    assert torch.equal(painted(mask, vae, size), painted(mask * 255, vae, size))
+    assert painted(mask, vae, size).mean() == 0.5
+    with pytest.raises(UserError, match="colours of uint16"):
+        Pictures.of(np.zeros((16, 16, 3), np.uint16), vae)
