@@ -125,6 +125,7 @@ def _ended(sentence: str | None, status: int) -> int:
     """Say the last words, as far as anybody hears them; returns `status`."""
     with suppress(OSError):
         if sentence is not None:
+            _end_bars()
             say(sentence, sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -133,6 +134,13 @@ def _ended(sentence: str | None, status: int) -> int:
         except OSError:  # what it still holds would be tried again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return status
+
+
+def _end_bars() -> None:
+    """Leave what progress bars have drawn, so that what is said next has a line of its own."""
+    if (tqdm := sys.modules.get("tqdm.std")) is not None:
+        for bar in list(getattr(tqdm.tqdm, "_instances", ())):
+            bar.close()
 
 
 def _in_a_thread(args: threading.ExceptHookArgs) -> None:
