@@ -41,6 +41,8 @@ _WAYS_OUT = {
     errno.ENFILE: f"allow more open files, {_AGAIN}",
     errno.EIO: f"see what ails the disk, or choose another place, {_AGAIN}",
 }
+_LESS = "smaller batches, fewer or smaller images, or a smaller model"
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|Storage size calculation overflowed")
 _IN_TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")  # of Rust, and of another process
 
 
@@ -81,6 +83,10 @@ def writing(place: str | Path) -> Iterator[None]:
 
 def refusal(error: BaseException) -> str | None:
     """What the system refused, in one sentence, where that is what `error` comes from."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        asked = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
+        wanted = f" for another {asked[1]}" if asked else ""
+        return f"there is not enough memory{wanted}; take {_LESS}, {_AGAIN}"
     if isinstance(error, OSError) and error.errno is not None:
         about = f"{error.filename}: " if error.filename else ""
         way_out = f"; {_way_out(error.errno)}" if error.errno in _WAYS_OUT else ""

@@ -227,10 +227,11 @@ class Sampling(Watched):
             raise UserError(f"callback_on_step_end is {callback!r}: pass a function, or None")
         names = options.get("callback_on_step_end_tensor_inputs") or ["latents"]
         names = getattr(callback, "tensor_inputs", names)  # of diffusers' own callbacks
-        if unknown := [name for name in names if name not in CHANGEABLE]:
+        known = isinstance(names, list | tuple | set)
+        if not known or (unknown := [name for name in names if name not in CHANGEABLE]):
             raise UserError(
-                f"callback_on_step_end_tensor_inputs has {unknown[0]!r}, which is not one of "
-                f"{', '.join(CHANGEABLE)}"
+                f"callback_on_step_end_tensor_inputs has {unknown[0] if known else names!r}, which "
+                f"is not one of {', '.join(CHANGEABLE)}"
             )
         bar = {"total": call.steps, "unit": "step", "leave": False} | self._progress
         with self._watched(call), tqdm(**bar) as progress:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ldm.errors import UserError, exits_with_a_sentence, refusal, writing
 from ldm.training.checkpoint import resumable, save_checkpoint
@@ -49,6 +50,15 @@ def chained(inner):
 def test_what_the_system_refuses_ends_in_one_sentence(capsys, error):
     status, said = ends(capsys, error)
     assert status == 2 and said.startswith("error: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("sides", [(10**12, 1000), (2**62, 2**62)])
+def test_memory_that_is_not_there_ends_in_a_sentence_with_the_way_out(capsys, sides):
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(sides)
+    status, said = ends(capsys, caught.value)
+    assert status == 2 and said.count("\n") == 1
+    assert said.startswith("error: there is not enough memory") and "smaller batches" in said
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(capsys):

@@ -207,6 +207,7 @@ NAN, INF = math.nan, math.inf
         ({"sigmas": [3.0, 0.0]}, "takes no sigmas: pass timesteps"),
         ({"cross_attention_kwargs": {"scale": 0.5}}, "takes no cross_attention_kwargs: it scales"),
         ({"callback_on_step_end_tensor_inputs": ["x"]}, "has 'x', which is not one of latents"),
+        ({"callback_on_step_end_tensor_inputs": 5}, "has 5, which is not one of latents"),
         ({"promt": "a"}, "takes no 'promt'; the nearest is 'prompt'"),
         ({"sampler": ["ddim"]}, "is not one of ddpm, ddim"),
         ({"callback_on_step_end": "x"}, "pass a function, or None"),
