@@ -144,8 +144,10 @@ def inspect(args: Namespace) -> None:
 
     run = RunRecord.read(args.run)
     rows = describe(run)
-    if run.metrics:
+    if any(run.metrics.values()):
         rows["curves"] = str(draw_curves(run, args.out or run.folder / "curves.png"))
+    elif run.metrics:
+        rows["curves"] = f"none: {run.without_figures()}"
     _print_table(rows)
 
 

@@ -23,8 +23,8 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
     Raises UserError where there is no such run, or nothing to say of it yet.
     """
     told = Reported(RunRecord.read(run))
-    if not told.run.metrics:
-        raise UserError(f"{told.run.folder} has recorded nothing yet: there is no metrics.jsonl")
+    if not any(told.run.metrics.values()):
+        raise UserError(f"{told.run.folder} has recorded nothing yet: {told.run.without_figures()}")
     found = {title: section(told) for title, section in report_sections.SECTIONS.items()}
     found = {title: body for title, body in found.items() if body}
     anchors = {title: title.lower().replace(" ", "-") for title in found}

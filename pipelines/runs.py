@@ -52,6 +52,13 @@ class RunRecord:
         """The training settings of a stage."""
         return self.config.autoencoder.train if stage == "autoencoder" else self.config.train
 
+    def without_figures(self) -> str:
+        """Why there is none at all."""
+        begun = [self.folder / stage / "metrics.jsonl" for stage in self.metrics]
+        if not begun:
+            return "there is no metrics.jsonl"
+        return f"no line of {' and '.join(map(str, begun))} can be read"
+
     def step(self, stage: str) -> int:
         """The last step that a stage has recorded; 0 before any."""
         return max((r["step"] for r in self.metrics.get(stage, [])), default=0)
@@ -150,7 +157,7 @@ def draw_curves(run: RunRecord, path: Path) -> Path:
 
     stages = [stage for stage in STAGES if run.metrics.get(stage)]
     if not stages:
-        raise UserError(f"{run.folder} has recorded no figures yet: it has no metrics.jsonl")
+        raise UserError(f"{run.folder} has recorded no figures yet: {run.without_figures()}")
     figure = Figure(figsize=(14, 3.6 * len(stages)), layout="constrained")
     grid = figure.subplots(len(stages), 4, squeeze=False)
     for row, stage in zip(grid, stages, strict=True):

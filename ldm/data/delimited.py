@@ -129,14 +129,14 @@ def _read(
     file_column: str | None,
     escape: str | None,
 ) -> Rows:
-    reader = _reader(lines, delimiter, escape)
+    reader, before = _reader(lines, delimiter, escape), 0  # lines that an earlier reader has read
     header: list[str] = []
     values: list[dict[str, str]] = []
     numbers: list[int] = []
     short: set[int] = set()
     whole = begin = 0
     while True:
-        begin = reader.line_num  # type: ignore[attr-defined]
+        begin = before + reader.line_num  # type: ignore[attr-defined]
         where = f"{path}, line {skipped + begin + 1}"
         try:
             cells = next(reader)
@@ -148,11 +148,16 @@ def _read(
                     f"{where} breaks in another way than the lines of the file end: put quotes "
                     "around that text"
                 ) from None
-            raise _Unreadable(
-                f"{where}: a quote opens in this row and is not closed where its cell ends "
-                f'({error}); close it, and write a quote inside of quotes twice: ""'
-            ) from None
-        end = reader.line_num  # type: ignore[attr-defined]
+            one = before + reader.line_num == begin + 1  # type: ignore[attr-defined]
+            plain = _plain(lines[begin], delimiter, len(header)) if one else None
+            if plain is None:
+                raise _Unreadable(
+                    f"{where}: a quote opens in this row and is not closed where its cell ends "
+                    f'({error}); close it, and write a quote inside of quotes twice: ""'
+                ) from None
+            cells, before = plain, begin + 1
+            reader = _reader(lines[before:], delimiter, escape)
+        end = before + reader.line_num  # type: ignore[attr-defined]
         if end - begin > 1 and _swallowed(cells, delimiter):
             raise _Unreadable(
                 f"{where}: a quote opens in this row and is closed only in line {skipped + end}, "
@@ -177,6 +182,22 @@ def _read(
             " without quotes in their text, which is read whole",
         )
     return Rows(values, numbers, notes, short=frozenset(short))
+
+
+def _plain(line: str, delimiter: str, count: int) -> list[str] | None:
+    """The cells of a row in which some begin with a quoted word, where they are as many as needed.
+
+    In `"big" rose` the quotes are text. In `"a "big" rose"` it is not clear which of them are.
+    """
+    cells = [cell.strip() for cell in line.rstrip("\r\n").split(delimiter)]
+    if len(cells) != count or '\\"' in line:
+        return None
+    for number, cell in enumerate(cells):
+        if cell.startswith('"'):
+            if cell.count('"') % 2 or ('"' in cell[1:-1] and cell.endswith('"')):
+                return None
+            cells[number] = cell[1:-1] if cell.endswith('"') else cell
+    return cells
 
 
 def _swallowed(cells: list[str], delimiter: str) -> bool:
@@ -224,7 +245,8 @@ def _mended(
     if f"\\{delimiter}" in line:
         raise _Unreadable(f"{where} has {len(cells)} cells and the header {len(header)}")
     file = file_column if file_column in header else find(header, NAMES)
-    plain = len(header) == 2 and file is not None and all(header) and '"' not in line
+    quoted = re.search(rf'(^|{re.escape(delimiter)})\s*"', line)  # elsewhere quotes are text
+    plain = len(header) == 2 and file is not None and all(header) and not quoted
     other = header[1 - header.index(file)] if plain and file is not None else None
     if other is not None and find([other], LABELS) is None:
         if header[0] == file:

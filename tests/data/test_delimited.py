@@ -112,6 +112,20 @@ def test_captions_of_several_lines_are_read(read):
 
 def test_quotes_within_a_cell_are_text(read):
     assert read('file_name,text\na.jpg,a 5" rose\n') == [("a.jpg", 'a 5" rose')]
+    assert read('file_name,text\na.jpg,a "big" rose, red\n') == [("a.jpg", 'a "big" rose, red')]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", "|"])
+def test_a_cell_that_begins_with_a_quoted_word_is_text(read, delimiter):
+    text = 'file_name,label,text\na.jpg,"x","big" rose and "small"er one\nb.jpg,y,"a ""b"""\n'
+    rows = [("a.jpg", "x", '"big" rose and "small"er one'), ("b.jpg", "y", 'a "b"')]
+    assert read(text.replace(",", delimiter)) == rows
+
+
+@pytest.mark.parametrize("cells", ['"a "big" rose",x', '"one, two" x'])
+def test_quotes_of_which_it_is_not_clear_what_they_close_are_refused(read, cells):
+    with pytest.raises(UserError, match="line 2: a quote opens in this row and is not closed"):
+        read(f"file_name,label,text\na.jpg,{cells}\n")
 
 
 def test_escaped_quotes_and_delimiters_are_read(read):

@@ -74,8 +74,20 @@ def test_a_run_that_was_not_evaluated_has_a_report_too(tmp_path):
     assert "ldm evaluate tiny" in html and "Training" in html and "Quality</h2>" not in html
     for metrics in run.glob("*/metrics.jsonl"):
         metrics.unlink()
-    with pytest.raises(UserError, match="recorded nothing"):
+    with pytest.raises(UserError, match=r"recorded nothing yet: there is no metrics\.jsonl"):
         report(run)
+
+
+@pytest.mark.filterwarnings("ignore:.*are damaged")
+def test_figures_of_which_no_line_can_be_read_are_said_to_be_so(tmp_path, capsys):
+    run = write_run(tmp_path)
+    for metrics in run.glob("*/metrics.jsonl"):
+        metrics.write_text("{cut\n")
+    told = r"no\s+line\s+of\s+.*metrics\.jsonl\s+can\s+be\s+read"
+    with pytest.raises(UserError, match=told):
+        report(run)
+    assert main(["inspect", str(run)]) == 0
+    assert re.search(told, capsys.readouterr().out)
 
 
 def test_a_comparison_names_what_differs_and_no_more(comparison):
