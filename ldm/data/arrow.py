@@ -20,7 +20,7 @@ from datasets import (
 
 from ldm.data.columns import FILES, IMAGES, find, listed, named
 from ldm.data.example import BadImage
-from ldm.data.listing import pattern, sound, spellings, suffixes
+from ldm.data.listing import inside, pattern, sound, spellings, suffixes
 from ldm.data.splits import chosen, shards
 from ldm.data.table import Table, merged
 from ldm.errors import UserError
@@ -120,12 +120,21 @@ class DatasetTable(Table):
 
         Rows that hold copies of one file stay, and `photo` knows of them.
         """
-        files = [_file(image.path) for image in stored]
+        files = [self._file(image.path) for image in stored]
         self._photos = _shared(files)
         if self._photos is None and self.names is not None:
-            self._photos = _shared([_file(name) for name in self.names])
+            self._photos = _shared(list(map(self._file, self.names)))
         rows = enumerate(zip(stored, files, strict=True))
         return merged(self, [i if s.embedded or file is None else file for i, (s, file) in rows])
+
+    def _file(self, name: Any) -> str | None:
+        """The name of an image's file, always in one spelling; None for what is no such name."""
+        if not isinstance(name, str) or name[name.rfind(".") :].lower() not in suffixes():
+            return None
+        if name.isascii() and "/" not in name and "\\" not in name:  # most are, of very many
+            return name
+        path = os.path.normpath(spellings(name)[2])
+        return path if self._folder is None else inside(self._folder, path)
 
     def _at(self, image: str | bytes) -> str | bytes:
         """An image's bytes, or the path where its file lies: as it is, else beside the table."""
@@ -185,14 +194,6 @@ def _folder(where: str) -> str | None:
     """The folder of a data set that is stored in files, which may be given as a pattern."""
     folder = where if os.path.isdir(where) else os.path.dirname(where)
     return folder if os.path.isdir(folder) else None
-
-
-def _file(name: Any) -> str | None:
-    """The name of an image's file, always in one spelling; None for what is no such name."""
-    if not isinstance(name, str) or name[name.rfind(".") :].lower() not in suffixes():
-        return None
-    plain = name.isascii() and "/" not in name and "\\" not in name  # most are, of very many
-    return name if plain else os.path.normpath(spellings(name)[2])
 
 
 def _shared(files: list[str | None]) -> list[str | None] | None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,32 @@ def open_folder(folder: Path, split: str, file_column: str | None) -> tuple[Tabl
     splits = layout((path.split(os.sep)[:-1] for path in listing.images), str(folder))
     own = bool(splits.own("validation"))
     table = FolderTable(listing, file_column, splits, split if own else "train")
-    return merged(table, table.paths), own
+    if own and listing.linked:
+        table.notes += _on_both_sides(listing, splits)
+    return merged(table, table.of_images()), own
+
+
+def _on_both_sides(listing: Listing, splits: Layout) -> tuple[str, ...]:
+    """A note where links put one file into what is trained on and into what is held out."""
+    sides: dict[str, set[str]] = {"train": set(), "validation": set()}
+    root = os.path.realpath(listing.folder)
+    folders: dict[str, str] = {}  # without links
+    for path in listing.images:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(os.path.join(root, folder))
+        real = os.path.join(folders[folder], name)
+        for split, files in sides.items():
+            if splits.holds(split, path.split(os.sep)[:-1]):
+                files.add(os.path.realpath(real) if path in listing.linked else real)
+    both = sides["train"] & sides["validation"]
+    if not both:
+        return ()
+    told = sound(os.path.relpath(min(both), root))
+    return (
+        f"links in {listing.folder} put images both into what is trained on and into what is held "
+        f"out, so that figures of the second tell less: {len(both)}, first {told}",
+    )
 
 
 class FolderTable(Table):
@@ -58,7 +83,13 @@ class FolderTable(Table):
             parents = [splits.without(path.split(os.sep)[:-1]) for path in images]
             self._columns = self._from_files(parents, listing.others)
         self.columns = tuple(self._columns)
-        self.fingerprint = self._fingerprint()
+        self._classes = [] if tables else self._columns.get("label", [])
+        linked = bool(listing.linked) or any(map(leaves, self.paths))
+        self.fingerprint, self._files = self._states(linked)
+        self._first: dict[Hashable, int] = {}  # the row of each file, where classes share some
+        if self._classes and len(set(self._files)) < len(self._files):
+            for index, file in enumerate(self._files):
+                self._first.setdefault(file, index)
 
     def _read_tables(
         self,
@@ -109,17 +140,33 @@ class FolderTable(Table):
             columns["label"] = [sound(folders[0]) for folders in parents]
         return columns
 
-    def _fingerprint(self) -> str:
-        """Names, sizes and times: a changed file is seen without reading every one."""
+    def _states(self, linked: bool) -> tuple[str, list[Hashable]]:
+        """A hash of names, sizes and times: a changed file is seen without reading every one.
+
+        Also gives which file each row is of, whatever links lead to it if some are `linked`.
+        """
         digest = blake2b(digest_size=16)
+        files: list[Hashable] = []
         for index, path in enumerate(self.paths):
             try:
                 stat = os.stat(os.path.join(self._folder, path))
                 state = (stat.st_size, stat.st_mtime_ns)
+                several = (linked or stat.st_nlink > 1) and stat.st_ino  # 0 where it is not known
+                files.append((stat.st_dev, stat.st_ino, *state) if several else path)
             except (OSError, ValueError):  # no file has NUL in its name
                 state = (-1, -1)
+                files.append(path)
             digest.update(repr((self.name(index), *state)).encode())
-        return digest.hexdigest()
+        return digest.hexdigest(), files
+
+    def of_images(self) -> Sequence[Hashable]:
+        """Of which image each row is: of its file, once in each class that links put it into."""
+        if not self._first:
+            return self._files
+        return list(zip(self._files, self._classes, strict=True))
+
+    def photo(self, index: int) -> str | None:
+        return self.name(self._first[self._files[index]]) if self._first else None
 
     def __len__(self) -> int:
         return len(self.paths)

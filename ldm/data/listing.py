@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, cached_property
 from glob import escape
 from pathlib import Path
@@ -11,6 +11,7 @@ from unicodedata import normalize
 from PIL import Image
 
 from ldm.data.decoding import FORMATS
+from ldm.data.splits import role
 from ldm.errors import UserError
 
 _OTHERS = (
@@ -32,24 +33,34 @@ def suffixes() -> frozenset[str]:
 class Listing:
     """Every file below a folder, hidden ones left out; folders that are linked are followed.
 
-    A folder that is reached twice is read once, so circles of links end. Paths are relative to the
+    A folder that is reached twice is read once, so circles of links end; it is called as a link to
+    it where that is a split's name, or has fewer folders above it. Paths are relative to the
     folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._twice: dict[str, str] = {}  # folders that are links to what is here already
+        self._twice: dict[str, str] = {}  # folders by another name than they are read by here
         self.lost = 0  # images that are links to nothing
+        self.linked: set[str] = set()  # images that are links
         self.closed: list[str] = []  # folders that may not be read
+        walked = list(self._walk())
+        self._renamed = self._names_of_links()
         images: list[str] = []
         self.others: list[str] = []
-        for path in self._walk():
-            name = path.rpartition(os.sep)[2]
-            (images if suffix(name) in suffixes() else self.others).append(path)
+        for at, entries in walked:
+            called = self._called(at)
+            for name, linked in entries:
+                image = suffix(name) in suffixes()
+                path = os.path.join(called, name)
+                (images if image else self.others).append(path)
+                if image and linked:
+                    self.linked.add(path)
         self.images = sorted(images, key=lambda path: path.split(os.sep))
         self.others.sort(key=lambda path: path.split(os.sep))
 
-    def _walk(self) -> Iterator[str]:
+    def _walk(self) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
+        """Each folder, and the names of the files in it with whether they are links."""
         seen: dict[tuple[int, int], str] = {}
         folders: list[str] = [""]
         links: list[str] = []
@@ -70,16 +81,42 @@ class Listing:
                     raise UserError(f"{place} cannot be read: {error.strerror}") from None
                 self.closed.append(at)
                 continue
+            files: list[tuple[str, bool]] = []
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                path = os.path.join(at, entry.name)
                 if _is(entry.is_dir):
+                    path = os.path.join(at, entry.name)
                     (links if entry.is_symlink() else folders).append(path)
                 elif _is(entry.is_file):
-                    yield path
+                    files.append((entry.name, entry.is_symlink()))
                 elif entry.is_symlink() and suffix(entry.name) in suffixes():
                     self.lost += 1
+            yield at, files
+
+    def _names_of_links(self) -> dict[str, str]:
+        """The folders that are called as a link to them, each with that name."""
+        renamed: dict[str, str] = {}
+        for link, folder in sorted(self._twice.items(), key=lambda item: (_order(item[0]), item)):
+            circle = not folder or link.startswith(folder + os.sep)
+            if not circle and _order(link) < _order(folder):
+                renamed.setdefault(folder, link)
+        if renamed:
+            names = {link: self._called(folder, renamed) for link, folder in self._twice.items()}
+            names |= {folder: self._called(folder, renamed) for folder in renamed}
+            self._twice = {name: called for name, called in names.items() if name != called}
+        return renamed
+
+    def _called(self, folder: str, renamed: Mapping[str, str] | None = None) -> str:
+        """The best of the names that links give a folder, or one that it lies in; else its own."""
+        renamed = self._renamed if renamed is None else renamed
+        if not renamed:
+            return folder
+        names, parts = [folder], folder.split(os.sep)
+        for count in range(1, len(parts) + 1):
+            if link := renamed.get(os.sep.join(parts[:count])):
+                names.append(os.path.join(link, *parts[count:]))
+        return min(names, key=_order)
 
     def notes(self) -> tuple[str, ...]:
         """What a user may not know of the folder, a sentence each."""
@@ -89,11 +126,14 @@ class Listing:
         if unread:
             kinds = ", ".join(f"{n:,} {kind}" for kind, n in unread.items())
             notes.append(f"{kinds} in {self.folder} cannot be read and are left out")
-        if self._twice:
+        if set(self._twice).difference(self._renamed):
             notes.append(
                 f"linked folders in {self.folder} that lead to folders that are there already, and "
-                f"are left out: {len(self._twice)}"
+                f"are left out: {len(set(self._twice).difference(self._renamed))}"
             )
+        if self._renamed:
+            told = ", ".join(f"{name} as {link}" for name, link in self._renamed.items())
+            notes.append(f"folders in {self.folder} that are read as links call them: {told}")
         if self.lost:
             notes.append(f"images in {self.folder} that are links to nothing: {self.lost}")
         if self.closed:
@@ -137,7 +177,8 @@ class Listing:
         if path in self._known:
             return path
         tried = spellings(name)
-        paths = [self._inside(os.path.normpath(os.path.join(beside, each))) for each in tried]
+        joined = (os.path.normpath(os.path.join(beside, each)) for each in tried)
+        paths = [inside(self.folder, path) for path in joined]
         for path in map(self._once, paths):
             if path in self._known or os.path.isfile(os.path.join(self.folder, path)):
                 return path
@@ -155,12 +196,22 @@ class Listing:
                 return os.path.normpath(os.path.join(folder, path[len(link) + 1 :]))
         return path
 
-    def _inside(self, path: str) -> str:
-        """An absolute path relative to the folder, where it lies in it."""
-        if not os.path.isabs(path):
-            return path
-        relative = os.path.relpath(path, self.folder)
-        return path if leaves(relative) else relative
+
+def inside(folder: str | Path, path: str) -> str:
+    """A path that is absolute or leads out of the folder relative to it, if it leads in again."""
+    if leaves(path) and "\0" not in path:  # which realpath does not bear
+        for real in (os.path.abspath, os.path.realpath):  # the second follows links
+            root = real(folder)
+            relative = os.path.relpath(real(os.path.join(root, path)), root)
+            if not leaves(relative):
+                return relative
+    return path
+
+
+def _order(folder: str) -> tuple[bool, int]:
+    """Of the names of one folder, the first in this order says most: of a split, or of a class."""
+    parts = folder.split(os.sep)
+    return not any(role(part, longer=True) for part in parts), len(parts)
 
 
 def _is(kind: Callable[[], bool]) -> bool:

@@ -66,6 +66,69 @@ def test_a_name_that_leads_through_a_link_is_the_image_that_it_leads_to(images):
     assert (len(held), held.captions(0)) == (1, ("b", "c"))
 
 
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_links_to_one_file_are_one_image_with_all_captions(images, link):
+    root = images("7.png", "8.png")
+    link(root / "7.png", root / "l7.png")
+    (root / "7.txt").write_text("a rose")
+    (root / "l7.txt").write_text("a flower")
+    found, notes = captioned(root)
+    assert found == {"7.png": ("a rose", "a flower"), "8.png": ()}
+    assert any(note.startswith("3 rows in") and "are of 2 images" in note for note in notes)
+
+
+def test_an_image_that_is_linked_into_two_classes_is_in_both_and_on_one_side(images):
+    root = images(*(f"rose/{i}.png" for i in range(8)))
+    (root / "red").mkdir()
+    for i in range(8):
+        (root / "red" / f"{i}.png").symlink_to(root / "rose" / f"{i}.png")
+    for seed in range(4):
+        held = open_source(config(root, holdout=0.25), "validation", seed, needs="label")
+        photos = sorted((held.name(i), held.captions(i)) for i in range(len(held)))
+        assert [name[-5:] for name, _ in photos[:2]] == [name[-5:] for name, _ in photos[2:]]
+        assert [label for _, label in photos] == [("red",)] * 2 + [("rose",)] * 2
+
+
+def test_names_that_lead_out_of_the_folder_and_in_again_are_of_one_image(images, tmp_path):
+    root = images("s18/a.png", "s18/b.png") / "s18"
+    (tmp_path / "link").symlink_to(root)
+    names = ["a.png", "../s18/a.png", str(tmp_path / "link" / "a.png"), "b.png"]
+    described(root, [(name, str(i)) for i, name in enumerate(names)])
+    found, notes = captioned(root)
+    assert found == {"a.png": ("0", "1", "2"), "b.png": ("3",)}
+    assert len(notes) == 1
+
+
+def test_links_between_the_two_sides_are_told(images):
+    root = images("train/0.png", "train/1.png", "val/2.png")
+    (root / "val" / "x.png").symlink_to("../train/1.png")
+    source = open_source(config(root), needs="nothing")
+    assert any(
+        "held out" in note and note.endswith("1, first train/1.png") for note in source.notes
+    )
+
+
+def test_a_folder_is_called_as_the_link_to_it_that_says_a_split_or_a_class(images):
+    root = images("train/0.png", "store/1.png")
+    (root / "test").symlink_to("store")
+    (root / "a copy").symlink_to("store")
+    described(root, [("train/0.png", "a"), ("store/1.png", "b"), ("a copy/1.png", "c")])
+    assert named(root) == ["0.png"]
+    held = open_source(config(root), "validation")
+    assert (len(held), held.captions(0)) == (1, ("b", "c"))
+    assert any("as links call them: store as test" in note for note in held.notes)
+
+
+def test_classes_are_called_as_links_to_the_folders_of_a_store_call_them(images):
+    root = images("all/001/0.png", "all/002/1.png")
+    (root / "rose").symlink_to("all/001")
+    (root / "daisy").symlink_to("all/002")
+    (root / "all" / "test").symlink_to(root)  # a circle names nothing
+    source = open_source(config(root, holdout=0.0), needs="label")
+    assert [source.name(i) for i in range(2)] == ["daisy/1.png", "rose/0.png"]
+    assert source.label_names == ("daisy", "rose")
+
+
 # splits
 
 

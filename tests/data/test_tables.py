@@ -307,7 +307,7 @@ def test_rows_that_name_one_file_are_one_image_that_lies_beside_the_table(tmp_pa
     (tmp_path / "set" / "img").mkdir(parents=True)
     for i in range(4):
         picture(i).save(tmp_path / "set" / "img" / f"{i}.png")
-    spelt = ("img/{}.png", "img\\{}.png", "./img/{}.png")
+    spelt = ("img/{}.png", "img\\{}.png", "./img/{}.png", "../set/img/{}.png")
     rows = [(form.format(i), f"{i}: {form}") for i in range(4) for form in spelt]
     table = {"image": [name for name, _ in rows], "text": [text for _, text in rows]}
     path = tmp_path / "set" / "rows.parquet"
@@ -317,7 +317,7 @@ def test_rows_that_name_one_file_are_one_image_that_lies_beside_the_table(tmp_pa
         tuple(f"{i}: {form}" for form in spelt) for i in range(4)
     ]
     assert [source.image(i).tobytes() for i in range(4)] == [picture(i).tobytes() for i in range(4)]
-    assert source.notes[0].startswith("12 rows in ")
+    assert source.notes[0].startswith("16 rows in ")
 
 
 @STREAMING
