@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from glob import escape, glob
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
+from datasets.exceptions import DatasetGenerationError
 
 from ldm.data.columns import FILES, IMAGES, find, listed, named
 from ldm.data.example import BadImage
@@ -32,7 +34,7 @@ def load_splits(where: str, kind: str | None, streaming: bool) -> Mapping[str, A
     kind: "parquet" or "webdataset" for files or a glob of them, "folder" for a folder of them,
     "saved" for what `save_to_disk` wrote, None for a Hub name, owner/name or owner/name:config.
     """
-    try:
+    with refusing(where, kind):
         if kind == "saved":
             data = load_from_disk(where)
         elif kind == "folder" and escape(where) != where:  # a folder's name is no pattern
@@ -49,16 +51,26 @@ def load_splits(where: str, kind: str | None, streaming: bool) -> Mapping[str, A
         lone = kind in ("folder", "parquet") and len(data) == 1
         if lone and (apart := _parquet_apart(where)):  # by names that `datasets` does not know
             data = load_dataset("parquet", data_files=apart, streaming=streaming)
-    except Exception as error:  # every builder, file system and the Hub client raise their own
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        place = "a data set on the Hub" if kind is None else f"a {kind} data set"
-        absent = "is not here, and " if kind is None else ""
-        raise UserError(
-            f"data.source={where} {absent}cannot be loaded as {place}: {reason}"
-        ) from error
     if isinstance(data, Dataset):
         data = DatasetDict(train=data)
     return data
+
+
+@contextmanager
+def refusing(where: str, kind: str | None) -> Iterator[None]:
+    """Make a sentence of what `datasets` and the Hub raise for a data set of a kind."""
+    try:
+        yield
+    except Exception as error:  # every builder, file system and the Hub client raise their own
+        told = [error]
+        if isinstance(error, DatasetGenerationError) and isinstance(error.__cause__, Exception):
+            told.append(error.__cause__)
+        reason = ": ".join((str(each) or type(each).__name__).splitlines()[0] for each in told)
+        place = "a data set on the Hub" if kind is None else f"a {kind} data set"
+        absent = "is not here, and " if kind is None and len(told) == 1 else ""
+        raise UserError(
+            f"data.source={where} {absent}cannot be loaded as {place}: {reason}"
+        ) from error
 
 
 def _parquet_apart(where: str) -> dict[str, list[str]]:

@@ -178,6 +178,12 @@ def _arrow_table(
         files, own = pick_split(shards, split, where)
         size = config.size if streaming else None
         return TarTable(files, where, config.image, size, sequential=streaming), own
+    if kind is None and not streaming:
+        from ldm.data.hub import hub_archives
+
+        if archives := hub_archives(where):
+            files, own = pick_split(archives.splits, split, where)
+            return TarTable(files, where, config.image, commit=archives.commit), own
     splits = load_splits(where, kind, streaming)
     data, own = pick_split(splits, split, where)
     if streaming:

@@ -10,6 +10,7 @@ from datasets import IterableDataset
 
 from ldm.data.arrow import DatasetTable, StoredImage, encoded_image, value_at
 from ldm.data.example import BadImage
+from ldm.errors import UserError
 
 
 class StreamTable(DatasetTable):
@@ -33,7 +34,7 @@ class StreamTable(DatasetTable):
         self._length = 0
         self.stored: list[StoredImage] = []  # what each row has of its image
         content = blake2b(digest_size=16)
-        for row in itertools.islice(_rows(data), size):
+        for row in itertools.islice(_told(_rows(data), where, "__url__" in features), size):
             self._length += 1
             for column, path in self.paths.items():
                 self._values[column].append(value_at(row, path))
@@ -66,6 +67,23 @@ def _rows(data: IterableDataset) -> Iterator[dict[str, Any]]:
     """Every row, also in a DataLoader's worker, where plain iteration gives only its own shards."""
     for batch in data.iter(batch_size=1):
         yield {column: values[0] for column, values in batch.items()}
+
+
+def _told(rows: Iterator[dict[str, Any]], where: str, tars: bool) -> Iterator[dict[str, Any]]:
+    """The rows; where they cannot be read on, a sentence that names the last that could be."""
+    row: dict[str, Any] = {}
+    number = 0
+    try:
+        for row in rows:
+            number += 1
+            yield row
+    except Exception as error:  # every reader and file system raises its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        last = f", {row.get('__key__')} of {row.get('__url__')}" if tars and row else ""
+        out = "; without data.streaming=true what is broken is named and left out" if tars else ""
+        raise UserError(
+            f"data.source={where} cannot be read after row {number}{last}: {reason}{out}"
+        ) from error
 
 
 def _stored(image: Any) -> StoredImage:

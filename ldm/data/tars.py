@@ -94,7 +94,8 @@ class TarTable(Table):
     """The examples of tar files, of which any can be read without unpacking or copying them.
 
     An example with a broken member, and an archive that is cut off, has a row whose image is bad.
-    `size` reads the first rows only. Raises UserError where there is no image at all.
+    `size` reads the first rows only; files of a `commit` are told by it and not by their times,
+    which are those of the download. Raises UserError where there is no image at all.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class TarTable(Table):
         image: str | None = None,
         size: int | None = None,
         sequential: bool = False,
+        commit: str | None = None,
     ) -> None:
         self.where, self.sequential = where, sequential
         self._rows: list[Row] = []
@@ -120,7 +122,7 @@ class TarTable(Table):
             raise UserError(f"{where} has no {what}; it has images in {listed(fields)}{about}")
         self._wanted = image
         self.columns = tuple(dict.fromkeys(name for row in self._rows for name in row.values))
-        states = [(shard.name, *_state(shard)) for shard in shards]
+        states = [(shard.name, *((commit,) if commit else _state(shard))) for shard in shards]
         self.fingerprint = digest("tars", states, size, image)
         names = [row.name for row in self._rows]
         self._alike = len(set(names)) < len(names)

@@ -1,4 +1,4 @@
-"""A Hub on localhost that serves one data set: the part of its protocol that reading one uses."""
+"""A Hub on localhost that serves data sets: the part of its protocol that reading them uses."""
 
 import hashlib
 import json
@@ -10,11 +10,9 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 class DatasetHub:
-    """Serves `files` (path -> bytes) as the public data set `name`."""
+    """Serves the files (path -> bytes) of each public data set by its name."""
 
-    def __init__(self, name: str, files: dict[str, bytes]) -> None:
-        hub = self
-
+    def __init__(self, sets: dict[str, dict[str, bytes]]) -> None:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
@@ -22,11 +20,13 @@ class DatasetHub:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 url = urlparse(self.path)
                 path, query = unquote(url.path), parse_qs(url.query)
+                name = next((name for name in sets if f"/datasets/{name}" in path), "")
+                files = sets.get(name, {})
                 api, here = f"/api/datasets/{name}", f"/datasets/{name}/resolve/"
                 if path.startswith(f"{api}/tree/"):
                     under = path.removeprefix(f"{api}/tree/").partition("/")[2]
                     deep = query.get("recursive", ["false"])[0].lower() == "true"
-                    return self.answer(hub.tree(under, deep))
+                    return self.answer(tree(files, under, deep))
                 if path == api or path.startswith(f"{api}/revision/"):
                     siblings = [{"rfilename": p} for p in files]
                     return self.answer(
@@ -36,13 +36,14 @@ class DatasetHub:
                     file = path.removeprefix(here).partition("/")[2]
                     if file not in files:
                         return self.answer({}, 404, {"X-Error-Code": "EntryNotFound"})
-                    return self.send_file(file, files[file])
+                    return self.send_file(files, file)
                 self.answer({}, 404, {"X-Error-Code": "RepoNotFound"})
 
             do_HEAD = do_POST = do_GET
 
-            def send_file(self, path, data):
-                headers = {"ETag": f'"{hub.entry(path)["oid"]}"', "X-Repo-Commit": REVISION}
+            def send_file(self, files, path):
+                data = files[path]
+                headers = {"ETag": f'"{entry(files, path)["oid"]}"', "X-Repo-Commit": REVISION}
                 code = 200
                 if span := self.headers.get("Range"):
                     first, _, last = span.removeprefix("bytes=").partition("-")
@@ -66,25 +67,8 @@ class DatasetHub:
             def log_message(self, *_):
                 pass
 
-        self.files = files
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def entry(self, path: str) -> dict:
-        if path not in self.files:
-            return {"type": "directory", "path": path, "size": 0, "oid": "0" * 40}
-        data = self.files[path]
-        oid = hashlib.sha1(data).hexdigest()
-        return {"type": "file", "path": path, "size": len(data), "oid": oid}
-
-    def tree(self, under: str, deep: bool) -> list[dict]:
-        paths = set(self.files)
-        for file in self.files:
-            parts = file.split("/")
-            paths |= {"/".join(parts[:n]) for n in range(1, len(parts))}
-        start = f"{under}/" if under else ""
-        inside = [p for p in sorted(paths) if p.startswith(start)]
-        return [self.entry(p) for p in inside if deep or "/" not in p.removeprefix(start)]
 
     def __enter__(self) -> "DatasetHub":
         Thread(target=self._server.serve_forever, daemon=True).start()
@@ -93,3 +77,20 @@ class DatasetHub:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def entry(files: dict[str, bytes], path: str) -> dict:
+    if path not in files:
+        return {"type": "directory", "path": path, "size": 0, "oid": "0" * 40}
+    oid = hashlib.sha1(files[path]).hexdigest()
+    return {"type": "file", "path": path, "size": len(files[path]), "oid": oid}
+
+
+def tree(files: dict[str, bytes], under: str, deep: bool) -> list[dict]:
+    paths = set(files)
+    for file in files:
+        parts = file.split("/")
+        paths |= {"/".join(parts[:n]) for n in range(1, len(parts))}
+    start = f"{under}/" if under else ""
+    inside = [p for p in sorted(paths) if p.startswith(start)]
+    return [entry(files, p) for p in inside if deep or "/" not in p.removeprefix(start)]

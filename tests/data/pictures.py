@@ -1,12 +1,16 @@
 """Small pictures, rows and configs that the tests of this folder are made of."""
 
 import io
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ldm.config import DataConfig
+
+Member = tuple[str, bytes] | tarfile.TarInfo  # of an archive
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
@@ -31,3 +35,14 @@ def rows(count: int, **columns: Callable[[int], object]) -> list[dict]:
 
 def config(source: object, **options: object) -> DataConfig:
     return DataConfig(source=str(source), **options)
+
+
+def archive(path: Path, members: Sequence[Member]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for member in members:
+            info = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(member[0])
+            data = b"" if isinstance(member, tarfile.TarInfo) else member[1]
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path

@@ -4,11 +4,9 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
-from pictures import config, encoded, picture
+from pictures import Member, archive, config, encoded, picture
 
 from ldm.data.example import BadImage
 from ldm.data.quarantine import checked
@@ -16,22 +14,10 @@ from ldm.data.source import open_source
 from ldm.errors import UserError
 
 STREAMING = pytest.mark.parametrize("streaming", [False, True], ids=["stored", "streamed"])
-Member = tuple[str, bytes] | tarfile.TarInfo
 
 
 def example(i: int) -> list[Member]:
     return [(f"{i:04d}.png", encoded(picture(i))), (f"{i:04d}.txt", f"number {i}".encode())]
-
-
-def archive(path: Path, members: Sequence[Member]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for member in members:
-            info = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(member[0])
-            data = b"" if isinstance(member, tarfile.TarInfo) else member[1]
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
