@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from ldm.data.colours import to_rgb
 from ldm.data.example import BadImage
+from ldm.data.jpeg import ends_in_grey, lengthened
 from ldm.data.png import MAGIC, pared
 from ldm.data.profiles import ADOBE, ADOBE_GAMMA, profile
 from ldm.data.samples import deepened, mend, raw_mode
@@ -130,18 +131,33 @@ def _decoded(data: bytes) -> Image.Image:
             image.info["icc_profile"] = icc
         width, height = image.size
         many = width * height > MANY_PIXELS
-        if many and image.format in ("JPEG", "MPO"):
-            image.draft(None, (width // 2, height // 2))
+        jpeg = image.format in ("JPEG", "MPO")
+        half = (width // 2, height // 2) if many and jpeg else None
+        if half:
+            image.draft(None, half)
         if image.width * image.height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
             raise Refused(f"oversized, {width}x{height} pixels")
         with _turn if many else nullcontext():
             mend(image)
             raw = raw_mode(image)
             image.load()
+            if jpeg and ends_in_grey(image) and _is_cut(image, data, half):
+                raise Refused("is cut off, though an end was put to it")
             if "icc_profile" not in image.info and _is_adobe_rgb(image):
                 image.info["icc_profile"] = profile(ADOBE, ADOBE_GAMMA)
             whole = deepened(_upright(image), raw, lambda: _opened(data), _upright)
             return to_rgb(whole)
+
+
+def _is_cut(image: Image.Image, data: bytes, size: tuple[int, int] | None) -> bool:
+    """Whether a JPEG, decoded at a draft's `size` if there is one, would go on after its data."""
+    try:
+        with _opened(lengthened(data)) as longer:
+            if size:
+                longer.draft(None, size)
+            return longer.tobytes() != image.tobytes()
+    except OSError:
+        return False
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -136,6 +136,22 @@ def test_a_truncated_image_is_bad(kind, left):
         decode(data[: int(len(data) * left)], "it")
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("most", [2**27, 400])  # pixels that are decoded at full size
+def test_a_jpeg_that_was_cut_off_and_closed_is_bad(monkeypatch, mode, options, most):
+    monkeypatch.setattr("ldm.data.decoding.MANY_PIXELS", most)
+    grain = np.random.default_rng(0).integers(0, 256, (31, 41, 4), np.uint8)
+    image = Image.fromarray(grain, "RGBX").convert("RGB").convert(mode)
+    data = encoded(image, "JPEG", **options)
+    for share in (0.6, 0.8):
+        with pytest.raises(BadImage, match="is cut off, though an end was put to it"):
+            decode(data[: int(share * len(data))] + b"\xff\xd9", "x")
+    image.paste(128, (0, 16, 41, 31)) if mode == "L" else image.paste("#808080", (0, 16, 41, 31))
+    whole = encoded(image, "JPEG", **options)  # a border of that very grey
+    assert decode(whole, "x") and decode(whole + b"trailer\xff\xd9", "x")
+
+
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"])
 def test_what_is_no_image_is_bad(data):
     with pytest.raises(BadImage):
