@@ -1,5 +1,7 @@
 """What counts as a caption, and which of several a training step sees."""
 
+import ast
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,26 @@ def read_captions(value: Any) -> tuple[str, ...]:
     values = value if isinstance(value, list | tuple) else [value]
     texts = (clean(text).strip() for text in values if isinstance(text, str))
     return tuple(text for text in texts if text)
+
+
+def unpacked(values: Sequence[Any]) -> list[list[str] | None] | None:
+    """Captions that are all lists written as text, such as '["a", "b"]', as lists; else None."""
+    texts = [v for v in values if v is not None and v != ""]
+    if not texts or not all(isinstance(v, str) and v.strip()[:1] == "[" for v in texts):
+        return None
+    found = [_list(v) if isinstance(v, str) and v else None for v in values]
+    return found if sum(v is not None for v in found) == len(texts) else None
+
+
+def _list(text: str) -> list[str] | None:
+    for read in (json.loads, ast.literal_eval):  # also as Python writes lists
+        try:
+            found = read(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list) and all(isinstance(each, str) for each in found):
+            return found
+    return None
 
 
 def has_no_text(value: Any) -> bool:

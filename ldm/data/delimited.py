@@ -181,6 +181,11 @@ def _read(
             f"{whole} of {len(values)} rows of {path} have a {DELIMITERS.get(delimiter, delimiter)}"
             " without quotes in their text, which is read whole",
         )
+    if short:
+        notes += (
+            f"{len(short)} of {len(values)} rows of {path} have fewer cells than the header, so "
+            f"that what stands in the last ones is missing: the first in line {min(short)}",
+        )
     return Rows(values, numbers, notes, short=frozenset(short))
 
 

@@ -15,7 +15,7 @@ from ldm.data.table import Table, merged
 from ldm.errors import UserError
 
 ALONE = ((".jsonl", ".csv"), (".tsv",), (".txt",))  # tables of any name; text by its name only
-CAPTIONS = re.compile(r"captions|.+\.token", re.IGNORECASE)  # as Flickr8k's are called
+CAPTIONS = re.compile(r"captions|[^.]+\.token", re.IGNORECASE)  # as Flickr8k's are called
 
 
 def open_folder(folder: Path, split: str, file_column: str | None) -> tuple[Table, bool]:
@@ -75,13 +75,18 @@ class FolderTable(Table):
                 f"{outside} of {len(listing.images)} images in {listing.folder} lie beside its "
                 f"splits {', '.join(splits.folders)} and are left out",
             )
-        tables = _tables(listing, self._root)
+        tables, several = _tables(listing, self._root)
+        if several:
+            self.hint = (
+                f"{' and '.join(several[:4])} are several tables, of which none is read: call the "
+                f"one that is meant metadata{Path(several[0]).suffix}"
+            )
+            self.notes += (f"in {listing.folder}, {self.hint}",)
         if tables:
             self._read_tables(tables, images, listing, file_column, splits, split)
         else:
             self.paths = images
-            parents = [splits.without(path.split(os.sep)[:-1]) for path in images]
-            self._columns = self._from_files(parents, listing.others)
+            self._columns = self._from_files(images, listing, splits)
         self.columns = tuple(self._columns)
         self._classes = [] if tables else self._columns.get("label", [])
         linked = bool(listing.linked) or any(map(leaves, self.paths))
@@ -129,15 +134,27 @@ class FolderTable(Table):
                 f"{os.path.basename(tables[0])} and are left out",
             )
 
-    def _from_files(self, parents: list[Sequence[str]], others: list[str]) -> dict[str, list[Any]]:
-        """Captions from files beside the images; classes from the folders they lie in."""
+    def _from_files(
+        self, images: list[str], listing: Listing, splits: Layout
+    ) -> dict[str, list[Any]]:
+        """Captions from files beside the images; classes from the folders they lie in.
+
+        One class alone is none, but a split may have one of those that others have.
+        """
         columns: dict[str, list[Any]] = {}
-        texts, notes = sidecar_captions(self._folder, self.paths, others)
+        texts, notes = sidecar_captions(self._folder, images, listing.others)
+        self.notes += notes
         if texts is not None:
             columns["text"] = texts
-            self.notes += notes
-        if all(parents) and len({folders[0] for folders in parents}) > 1:
-            columns["label"] = [sound(folders[0]) for folders in parents]
+        elif notes:
+            self.hint = notes[0]
+        folders = {tuple(path.split(os.sep)[:-1]) for path in listing.images}
+        classes = {
+            name for path in folders if splits.covers(path) for name in splits.without(path)[:1]
+        }
+        parents = [splits.without(path.split(os.sep)[:-1]) for path in images]
+        if all(parents) and len(classes) > 1:
+            columns["label"] = [sound(path[0]) for path in parents]
         return columns
 
     def _states(self, linked: bool) -> tuple[str, list[Hashable]]:
@@ -185,21 +202,21 @@ class FolderTable(Table):
         return self._columns[column]
 
 
-def _tables(listing: Listing, root: str) -> list[str]:
+def _tables(listing: Listing, root: str) -> tuple[list[str], list[str]]:
     """metadata.jsonl, .csv ... at any depth, else the one table at the top: of the split in the
-    folder `root`, or of all."""
+    folder `root`, or of all. Also gives those of which it is not clear which is meant."""
     tables = [path for path in listing.others if _is_table(listing.folder / path)]
     inside = [path for path in tables if path.startswith(os.path.join(root, ""))]
     top = [path for path in tables if os.sep not in path]
     for some in (inside, top):
         if metadata := [path for path in some if _stem(path) == "metadata"]:
-            return metadata
+            return metadata, []
     for some in ([path for path in inside if path.count(os.sep) == bool(root)], top):
         for suffixes in ALONE:
             found = [path for path in some if path.lower().endswith(suffixes)]
             if found:
-                return found if len(found) == 1 else []
-    return []
+                return (found, []) if len(found) == 1 else ([], found)
+    return [], []
 
 
 def _stem(path: str) -> str:

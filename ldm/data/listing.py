@@ -18,6 +18,7 @@ _OTHERS = (
     ".heic .heif .hif .avif .jxl .jp2 .j2k .jxr .svg .svgz .psd .psb .ai .eps .ps .pdf .xcf .kra "
     ".tga .exr .hdr .ico .icns .dds .pcx .qoi .apng .wmf .emf "
     ".dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .orf .rw2 .raf .raw .pef .srw .x3f .3fr .iiq .gpr "
+    ".zip .gz .tgz .bz2 .xz .7z .rar .tar "
     ".mp4 .m4v .mov .avi .mkv .webm .gifv .mpg .mpeg .wmv .3gp"
 )
 UNREAD = frozenset(_OTHERS.split(" "))  # what else people have among their images

@@ -1,6 +1,7 @@
 """Captions in a file of their own beside each image: rose.txt or rose.caption for rose.jpg."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from unicodedata import normalize
@@ -9,6 +10,7 @@ from ldm.core.encoding import decoded
 from ldm.errors import UserError
 
 SUFFIXES = (".txt", ".caption")  # the first that is there is read
+BOXES = re.compile(r"(\s*\d+( -?\d+(\.\d+)?(e-?\d+)?){4,}\s*?(\n|$))+")  # as YOLO writes them
 
 
 def sidecar_captions(
@@ -25,8 +27,11 @@ def sidecar_captions(
         if suffix.lower() in SUFFIXES:  # of .txt and .TXT, the one in small letters
             key = normalize("NFC", stem), suffix.lower()
             beside[key] = max(path, beside.get(key, ""))
-    stems = [normalize("NFC", os.path.splitext(path)[0]) for path in images]
-    found = [[beside[stem, s] for s in SUFFIXES if (stem, s) in beside] for stem in stems]
+    found: list[list[str]] = []
+    for path in images:  # a.txt, else a.jpg.txt
+        names = (normalize("NFC", name) for name in (os.path.splitext(path)[0], path))
+        some = ([beside[name, s] for s in SUFFIXES if (name, s) in beside] for name in names)
+        found.append(next(filter(None, some), []))
     if not any(found):
         return None, ()
     captions: list[str | None] = []
@@ -39,6 +44,8 @@ def sidecar_captions(
     if refused:
         more = f"; {len(refused) - 1:,} more captions are alike" if len(refused) > 1 else ""
         raise UserError(f"{refused[0]}{more}")
+    if all(text is None or ("." in text and BOXES.fullmatch(text)) for text in captions):
+        return None, (f"the .txt files beside images in {folder} hold boxes and no captions",)
     both = sum(len(paths) > 1 for paths in found)
     note = f"images in {folder} with a .txt and a .caption, of which the .txt is read: {both}"
     return captions, (note,) if both else ()

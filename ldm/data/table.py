@@ -9,7 +9,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from ldm.core.text import clean
-from ldm.data.captions import has_no_text, read_captions
+from ldm.data.captions import has_no_text, read_captions, unpacked
 from ldm.data.columns import caption_column, label_column, other_captions
 from ldm.data.decoding import VERSION, decode
 from ldm.data.example import Source, digest
@@ -27,6 +27,7 @@ class Table(ABC):
     notes: tuple[str, ...] = ()
     class_column: str | None = None  # the one that is typed as a class
     sequential = False  # only reading forwards is cheap
+    hint = ""  # why a column may be missing
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -56,7 +57,7 @@ class Merged(Table):
     def __init__(self, table: Table, rows: list[list[int]]) -> None:
         self._table, self._rows = table, rows
         self.where, self.columns, self.class_column = table.where, table.columns, table.class_column
-        self.sequential = table.sequential
+        self.sequential, self.hint = table.sequential, table.hint
         self.fingerprint = digest(table.fingerprint, rows)
         self.notes = (
             *table.notes,
@@ -108,18 +109,27 @@ class TableSource(Source):
     def __init__(self, table: Table, caption: str | None, label: str | None, needs: Needs) -> None:
         self.table = table
         columns, where = table.columns, table.where
-        self.label_column = label_column(
-            columns, label, where, needs == "label", table.class_column
-        )
-        self.caption_column = caption_column(
-            columns, caption, where, needs == "caption", self.label_column
-        )
+        try:
+            self.label_column = label_column(
+                columns, label, where, needs == "label", table.class_column
+            )
+            self.caption_column = caption_column(
+                columns, caption, where, needs == "caption", self.label_column
+            )
+        except UserError as error:
+            raise UserError(f"{error}; {table.hint}") if table.hint else error from None
         self.image_fingerprint = digest(table.fingerprint, f"decoding {VERSION}")
         self.notes = table.notes
         self.sequential = table.sequential
         self._captions: list[tuple[str, ...]] | None = None
         if self.caption_column and needs == "caption":
             values = table.values(self.caption_column)
+            if (lists := unpacked(values)) is not None:
+                values = lists
+                self.notes += (
+                    f"captions in column {self.caption_column!r} of {where} are lists that are "
+                    "written as text: each holds several captions",
+                )
             self._captions = [read_captions(value) for value in values]
             others = other_captions(columns, self.caption_column)
             other = f"; data.caption={others[0]} would read them from there" if others else ""
@@ -171,7 +181,8 @@ class TableSource(Source):
         values = [clean(v) if isinstance(v, str) else v for v in values]
         present = {v for v in values if isinstance(v, str | int) and v != ""}
         # numbers in their own order, not in that of their digits
-        names = tuple(str(v) for v in sorted(present, key=lambda v: (isinstance(v, str), v)))
+        ordered = sorted(present, key=lambda v: (isinstance(v, str), v))
+        names = tuple(dict.fromkeys(map(str, ordered)))  # 1 and "1" are one class
         number = {name: k for k, name in enumerate(names)}
         self.label_names = names or None
         return [number.get(str(v)) if v is not None else None for v in values]

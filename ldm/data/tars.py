@@ -53,7 +53,7 @@ def tar_files(where: str, kind: str | None) -> dict[str, list[Path]]:
     if kind == "webdataset":
         found = [where] if Path(where).is_file() else sorted(glob(where, recursive=True))
         by_split = {"train": found}
-    elif kind == "folder" and not any(Path(where).rglob("*.parquet")):
+    elif kind == "folder" and not any(map(_apart, Path(where).rglob("*.parquet"))):
         # `datasets` takes a second to import, and only it knows all the ways to name a split
         from datasets.data_files import DataFilesDict, get_data_patterns
 
@@ -70,6 +70,11 @@ def tar_files(where: str, kind: str | None) -> dict[str, list[Path]]:
         apart = shards(map(str, next(iter(tars.values()))))
         return {name: list(map(Path, files)) for name, files in apart.items()} or tars
     return tars
+
+
+def _apart(parquet: Path) -> bool:
+    """Whether a parquet file is data: img2dataset puts what it knows of 0.tar into 0.parquet."""
+    return not parquet.with_suffix(".tar").is_file()
 
 
 class Place(NamedTuple):
@@ -121,6 +126,13 @@ class TarTable(Table):
             about = f"; {faults[0]}" if faults else ""
             raise UserError(f"{where} has no {what}; it has images in {listed(fields)}{about}")
         self._wanted = image
+        further = sum(len(row.images) - 1 for row in self._rows if row.images)
+        if further and image is None:
+            some = listed(list(fields)[:5])
+            self.notes += (
+                f"images in {where} that are left out: {further:,}; an example's name ends at the "
+                f"first dot, and of its images ({some}) the first is read, or data.image=FIELD",
+            )
         self.columns = tuple(dict.fromkeys(name for row in self._rows for name in row.values))
         states = [(shard.name, *((commit,) if commit else _state(shard))) for shard in shards]
         self.fingerprint = digest("tars", states, size, image)

@@ -1,6 +1,8 @@
+import json
 import logging
 from collections import Counter
 
+import pandas
 import pytest
 from pictures import config, rows
 
@@ -179,3 +181,31 @@ def test_a_data_set_with_classes_offers_them_where_captions_are_missing(folder):
 def test_numbered_classes_are_in_the_order_of_numbers(folder):
     root = folder(12, rows(12, label=lambda i: i))
     assert open_source(config(root), needs="label").label_names == tuple(map(str, range(12)))
+
+
+@pytest.mark.parametrize("form", [json.dumps, str], ids=["JSON", "Python"])
+def test_lists_that_are_written_as_text_are_several_captions(folder, form):
+    lists = [["a rose", "it's red"], ["[sic] a tulip"], []]
+    root = folder(3, rows(3, text=lambda i: form(lists[i])), csv=True)
+    source = open_source(config(root, holdout=0.0))
+    assert [source.captions(i) for i in range(3)] == [tuple(each) for each in lists]
+    assert any("lists that are written as text" in note for note in source.notes)
+    for other in ("a rose", "[V] rose", "[1, 2]"):  # of which one is no such list: all are text
+        table = root / "metadata.csv"
+        texts = (form(["a"]), "", other)
+        pandas.DataFrame(rows(3, text=texts.__getitem__)).to_csv(table)
+        source = open_source(config(root, holdout=0.0))
+        assert [source.captions(i) for i in (0, 2)] == [(form(["a"]),), (other,)]
+
+
+def test_a_class_that_is_a_number_here_and_text_there_is_one(folder):
+    root = folder(3, rows(3, label=lambda i: (1, "1", "x")[i]))
+    source = open_source(config(root, holdout=0.0), needs="label")
+    assert source.label_names == ("1", "x")
+    assert [source.captions(i) for i in range(3)] == [("1",), ("1",), ("x",)]
+
+
+def test_a_split_with_one_of_the_classes_has_that_class(images):
+    root = images("train/rose/0.png", "train/tulip/1.png", "val/rose/2.png")
+    held = open_source(config(root), "validation", needs="label")
+    assert [held.captions(i) for i in range(len(held))] == [("rose",)]

@@ -199,3 +199,12 @@ def test_any_bytes_are_rows_or_a_sentence(tmp_path_factory, data, suffix):
             assert str(path) in str(error)
         else:
             assert len(names) == len(rows.values) == len(rows.lines)
+
+
+def test_rows_with_fewer_cells_than_the_header_are_told(tmp_path, read):
+    assert read("file_name|text\na.jpg|x\nb.jpg   4 a dog\n") == [
+        ("a.jpg", "x"),
+        ("b.jpg   4 a dog",),
+    ]
+    (note,) = read_metadata(tmp_path / "metadata.csv", None)[1].notes
+    assert note.startswith("1 of 2 rows of ") and note.endswith("the first in line 3")

@@ -248,6 +248,10 @@ def test_flickr8k_as_it_is_downloaded_is_read(images):
     found, _ = captioned(root)
     assert found == {f"Images/{n}.jpg": tuple(f"A child , in {i} ." for i in range(5))
                      for n in (1, 2)}  # fmt: skip
+    (root / "captions.txt").unlink()
+    (root / "Flickr8k.token.txt").write_text("1.jpg#0\tA child .\n2.jpg#0\tTwo .\n")
+    (root / "Flickr8k.lemma.token.txt").write_text("1.jpg#0\tchild\n")
+    assert captioned(root)[0] == {"Images/1.jpg": ("A child .",), "Images/2.jpg": ("Two .",)}
 
 
 # spellings

@@ -110,3 +110,33 @@ def test_a_name_in_another_unicode_form_keeps_its_caption(images):
     root = images(normalize("NFD", "café") + ".png")
     (root / (normalize("NFC", "café") + ".txt")).write_text("coffee")
     assert list(captioned(root)[0].values()) == [("coffee",)]
+
+
+def test_a_caption_may_be_called_after_the_whole_name_of_its_image(images):
+    root = images("a.png", "b.png", "c.png")
+    (root / "a.png.txt").write_text("a rose")
+    (root / "b.txt").write_text("a tulip")
+    (root / "b.png.txt").write_text("not this one")
+    source = open_source(config(root, holdout=0.0))
+    assert [source.captions(i) for i in range(3)] == [("a rose",), ("a tulip",), ()]
+
+
+def test_boxes_beside_images_are_no_captions(images):
+    root = images("a.png", "b.png")
+    (root / "a.txt").write_text("0 0.5 0.5 0.25 0.125\n12 1 0 0.1 1e-05\n")
+    with pytest.raises(UserError, match=r"beside images in .* hold boxes and no captions"):
+        open_source(config(root))
+    assert "hold boxes" in open_source(config(root), needs="nothing").notes[0]
+    (root / "b.txt").write_text("2 roses, 3 tulips")
+    assert len(open_source(config(root, holdout=0.0)).captions(0)) == 1
+
+
+def test_of_several_tables_none_is_read_and_that_is_told(images):
+    root = images("a.png", "b.png")
+    for name in ("labels.csv", "submission.csv"):
+        (root / name).write_text("file_name,label\na.png,x\nb.png,y\n")
+    told = r"labels\.csv and submission\.csv are several tables, of which none is read"
+    with pytest.raises(UserError, match=told):
+        open_source(config(root), needs="label")
+    (root / "submission.csv").rename(root / "metadata.csv")
+    assert open_source(config(root), needs="label").label_names == ("x", "y")

@@ -5,6 +5,8 @@ import json
 import os
 import tarfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pictures import Member, archive, config, encoded, picture
 
@@ -176,3 +178,21 @@ def test_nothing_is_copied_and_the_fingerprint_follows_the_archives(tmp_path):
     archive(shard, [*example(0), *example(1)])
     assert whole(shard).image_fingerprint != first
     assert not (tmp_path / "hf").exists()
+
+
+def test_images_that_are_further_ones_of_their_example_are_told(tmp_path):
+    names = ("rose.v1.1", "rose.v1.2", "tulip")
+    members = [(f"{name}.png", encoded(picture(i))) for i, name in enumerate(names)]
+    source = open_source(config(archive(tmp_path / "x.tar", members), holdout=0.0), needs="nothing")
+    assert [source.name(i) for i in range(len(source))] == ["rose", "tulip"]
+    (note,) = source.notes
+    assert "left out: 1; an example's name ends at the first dot" in note
+    assert "v1.1.png, v1.2.png, png" in note
+
+
+def test_what_img2dataset_writes_is_read_from_its_archives(tmp_path):
+    archive(tmp_path / "set" / "00000.tar", example(3))
+    pq.write_table(pa.table({"url": ["x"], "caption": ["y"]}), tmp_path / "set" / "00000.parquet")
+    (tmp_path / "set" / "00000_stats.json").write_text("{}")
+    source = whole(tmp_path / "set")
+    assert (len(source), source.captions(0)) == (1, ("number 3",))
