@@ -24,7 +24,7 @@ from ldm.scheduler_writer import class_of, divides_by_alpha, write_scheduler
 from ldm.schedulers.another import LEARNED, read_for
 from ldm.schedulers.given import refuse_process
 from ldm.schedulers.kept import refuse_loss
-from ldm.schedulers.quirks import refuse_first_label, refuse_quirks, refuse_twins
+from ldm.schedulers.quirks import CHOSEN, refuse_first_label, refuse_quirks, refuse_twins
 from ldm.schedulers.table import Options, spacing, start
 from ldm.schedulers.trial import tried
 
@@ -101,6 +101,7 @@ class Spec:
         except ValueError as error:
             raise UserError(str(error)) from None
         both_ends = self.start == "sigma" or (self.start == "marginal" and self.grid != "edm")
+        both_ends = both_ends or (self.grid in CHOSEN and self.final == "first")
         noisy = "trailing" in (self.grid, self.grid_args.get("between"))
         if num_inference_steps == 1 and both_ends and not noisy:
             raise UserError(f"grid {self.grid} has two ends: take at least 2 sampling steps")

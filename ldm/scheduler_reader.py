@@ -76,9 +76,11 @@ def _read_nearest(read: Reader) -> Options:
         read("tau_func", None)
         deterministic = not str(read.values.get("algorithm_type")).startswith("sde")
         fields |= {"sampler": NEAREST[read.name] if deterministic else "dpmpp_2m_sde"}
-        if not read.name.startswith("DPM"):
-            fields["final"] = "first"
-        if order == 1 and read.name.startswith("DPM"):  # Euler's, which is here
+        if not read.name.startswith("DPM"):  # their flow would leave noise in the sample
+            read("flow_shift")
+            read.near.append("")
+            return fields | {"final": "first"}
+        if order == 1:  # Euler's, which is here
             fields["sampler"] = "euler" if deterministic else "euler_ancestral"
             return _read_flow_sigmas(read, fields, {})
         read.near.append("")

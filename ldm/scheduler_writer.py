@@ -5,7 +5,7 @@ import inspect
 from ldm.diffusion.schedules import SCHEDULES, Schedule, tabulated
 from ldm.errors import UserError
 from ldm.scheduler_reader import VARIANCES
-from ldm.schedulers.quirks import MULTISTEP
+from ldm.schedulers.quirks import CHOSEN, MULTISTEP
 from ldm.schedulers.table import BETAS, PREDICTIONS, Options, first_label
 
 _CLASSES = {
@@ -34,8 +34,6 @@ _EDM = {
     "dpmpp_2m_sde": "EDMDPMSolverMultistepScheduler",
 }
 _KIND = {"flow": _FLOW, "edm": _EDM, "ve": _EDM}
-
-CHOSEN = ("karras", "exponential", "beta", "log_linear")  # σ, between the ends of a spacing
 
 
 def class_of(sampler: str, schedule: str) -> str:

@@ -1,12 +1,13 @@
 """diffusers' own sampling loops in float64, as oracles for ours."""
 
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
 import diffusers
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +49,44 @@ def exact_tables(scheduler: Any, spec: Spec) -> None:
         scheduler.final_alpha_cumprod = bar.new_ones(()) if one else bar[0]
     if hasattr(scheduler, "one"):
         scheduler.one = bar.new_ones(())
+
+
+class _Doubled:
+    """A module, with float64 for its float32."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, "float64" if name == "float32" else name)
+
+
+@contextmanager
+def in_float64(config: dict[str, Any], steps: int) -> Iterator[None]:
+    """Let diffusers' class of that config compute in float64 what it computes in float32.
+
+    Labels that are whole numbers stay those of float32, whose rounding decides between two.
+    """
+    made = getattr(diffusers, config["_class_name"])
+    module, single = sys.modules[made.__module__], made.from_config(dict(config))
+    single.set_timesteps(steps)
+    set_timesteps = made.set_timesteps
+
+    def labelled(self: Any, *args: Any, **options: Any) -> None:
+        set_timesteps(self, *args, **options)
+        if not single.timesteps.is_floating_point():
+            self.timesteps = single.timesteps
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        with (
+            patch.object(module, "torch", _Doubled(torch)),
+            patch.object(module, "np", _Doubled(np), create=True),
+            patch.object(made, "set_timesteps", labelled),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def diffusers_loop(

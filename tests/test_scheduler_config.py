@@ -331,7 +331,7 @@ def test_flow_models_refuse_only_what_says_nothing_of_pure_noise(sampler):
     [
         ({"_class_name": DPM, "lambda_min_clipped": -5.1}, "lambda_min_clipped=-5.1"),
         ({"_class_name": EULER, "sigma_max": 10.0}, "sigma_max=10.0"),
-        ({"_class_name": HEUN, "beta_schedule": "exp"}, "beta_schedule='exp'"),
+        ({"_class_name": EULER, "beta_schedule": "exp"}, "beta_schedule='exp'"),
         ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "variance_type='learned'"),
         ({"_class_name": FLOW_EULER, "use_dynamic_shifting": True}, "use_dynamic_shifting=True"),
         ({"_class_name": DPM, "use_karras_sigmas": True, **FLOW}, "one way too many"),
@@ -491,6 +491,9 @@ def test_what_is_alien_is_refused_with_the_way_out():
         Spec.from_diffusers({"_class_name": "VQDiffusionScheduler"}, "ddim")
     with pytest.raises(UserError, match="unknown sampler 'plms'"):
         Spec.from_diffusers({"_class_name": "PNDMScheduler"}, "plms")
+    with pytest.raises(UserError, match=r"IPNDMScheduler.*says nothing of β"):
+        Spec.from_diffusers({"_class_name": "IPNDMScheduler"}, "ddim")
+    assert Spec.from_diffusers({"_class_name": "IPNDMScheduler", **LATENT}, "ddim")
 
 
 @pytest.mark.parametrize(
@@ -533,6 +536,15 @@ def test_a_number_of_steps_that_diffusers_miscounts_is_not_exported_as_the_model
         ({"_class_name": ANCESTRAL, "prediction_type": "sample"}, "has no prediction sample"),
         ({"_class_name": UNIPC, "lower_order_final": False}, "ends in NaN"),
         ({"_class_name": HEUN, "beta_schedule": "squaredcos_cap_v2"}, "goes astray"),
+        (
+            {
+                "_class_name": DPM,
+                "algorithm_type": "sde-dpmsolver++",
+                "use_karras_sigmas": True,
+                "final_sigmas_type": "sigma_min",
+            },
+            "a step of no length",
+        ),
     ],
 )
 def test_what_diffusers_gets_wrong_is_not_read(config, reason):
@@ -564,6 +576,18 @@ def test_a_solver_that_is_not_here_gives_way_to_the_nearest_with_one_warning(con
     name = config["_class_name"].removesuffix("Scheduler")
     assert f"is sampled with its nearest here, {sampler} on" in str(told[0].message)
     assert str(told[0].message).startswith(name)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["DEISMultistepScheduler", "SASolverScheduler"])
+def test_levels_on_which_a_class_leaves_its_noise_are_refused(name):
+    """Its last step is from the grid's last level to the same, and at 1 step that is the first."""
+    spec = Spec.from_diffusers({"_class_name": name, "use_karras_sigmas": True})
+    assert len(spec.levels(2)) == 3
+    with pytest.raises(UserError, match="take at least 2 sampling steps"):
+        spec.levels(1)
+    with pytest.raises(UserError, match="use_flow_sigmas"):
+        Spec.from_diffusers({"_class_name": name, **FLOW})
 
 
 SOUND = {"_class_name": "DDIMScheduler", "clip_sample": False}

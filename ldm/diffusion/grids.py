@@ -101,7 +101,10 @@ def karras(
 def _ends(
     schedule: Schedule, n: int, between: str | None = None, offset: int = 0
 ) -> tuple[float, float]:
-    """σ/α of the noisiest and the cleanest level of a grid, or of the whole schedule."""
+    """σ/α of the noisiest and the cleanest level of a grid, or of the whole schedule.
+
+    As in NumPy's arange, whose last bit makes n + 1 of 61 or 103 trailing ones, down to the first.
+    """
     if between is None:  # one position further in, where an end is clean or pure noise
         t = schedule.snap(torch.tensor([0.0, 1.0], dtype=torch.float64))
         inner = t.clamp(1 / schedule.steps, 1 - 1 / schedule.steps)
@@ -110,6 +113,8 @@ def _ends(
     else:
         shifted = {"offset": offset} if offset else {}
         ends = GRIDS[between](schedule, n, **shifted)[:-1]
+        if between == "trailing" and math.ceil(schedule.steps / (schedule.steps / n)) > n:
+            ends[-1] = schedule.level(torch.tensor(1 / schedule.steps, dtype=torch.float64))
     return float(ends[0].sigma / ends[0].alpha), float(ends[-1].sigma / ends[-1].alpha)
 
 

@@ -65,12 +65,13 @@ def of_another_class(
     """
     name, its = class_of(sampler, ""), str(config.get("_class_name", ""))
     known, own = defaults_of(name), defaults_of(its)
-    if not any(key in config or key in own for key in ("beta_schedule", "trained_betas")):
+    said = {**own, **config}
+    if not (said.get("beta_schedule") or said.get("trained_betas")):
         raise UserError(
             f"scheduler {its!r} says nothing of β in its config, so that no sampler here can take "
             "its place"
         )
-    model = {key: config.get(key, own.get(key)) for key in _MODEL if key in config or key in own}
+    model = {key: said[key] for key in _MODEL if key in said}
     others = {key: config[key] for key in _SAMPLED if key in config and sampled}
     kept = {k: v for k, v in (model | others).items() if k in known}
     stochastic = {"algorithm_type": "sde-dpmsolver++"} if sampler == "dpmpp_2m_sde" else {}

@@ -10,6 +10,7 @@ from ldm.diffusion.samplers import PURE_NOISE
 from ldm.errors import UserError
 
 MULTISTEP = ("DPM", "UniPC", "DEIS")  # how their names begin
+CHOSEN = ("karras", "exponential", "beta", "log_linear")  # σ, between the ends of a spacing
 
 
 def refuse_quirks(name: str, fields: Mapping[str, Any], visited: list[Level], end: int) -> None:
@@ -33,6 +34,12 @@ def refuse_quirks(name: str, fields: Mapping[str, Any], visited: list[Level], en
     infinite = sampler == "unipc" and fields["final"] == "clean"
     if infinite and not options.get("lower_order_final", True):
         refuse("ends in NaN where its last step is of second order", "lower_order_final=True")
+    stochastic = sampler in ("dpmpp_2m_sde", "euler_ancestral") and name.startswith("DPM")
+    if stochastic and fields["final"] != "clean" and fields["grid"] in CHOSEN:
+        refuse(
+            "ends with a step of no length, whose noise is NaN as often as not",
+            "final_sigmas_type zero",
+        )
     noisiest, cleanest = visited[0], visited[-2]
     noisy = sampler == "ddpm" and options.get("variance", "small") != "small"
     if noisy and float(cleanest.t) * end > 1.5:

@@ -1,5 +1,6 @@
 """What the classes with a table of β share: its entries, the levels visited, the clipping."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -97,9 +98,12 @@ def first_label(class_name: str, options: Mapping[str, Any]) -> int:
 def _read_betas(read: Reader) -> tuple[str, Options]:
     """The table of β: its schedule's name and arguments."""
     names = BETAS | ({"sigmoid": "sigmoid"} if read.name.startswith("DDPM") else {})
+    names |= {"exp": "linear"} if read.name.startswith("Heun") else {}
     name = names[read("beta_schedule", *names)]
     bounds = {"beta_start": read("beta_start"), "beta_end": read("beta_end")}
     options = {"steps": read("num_train_timesteps")}
+    if read("beta_schedule") == "exp":  # ᾱ = e^(-12 t), whose β are all one
+        bounds = dict.fromkeys(bounds, -math.expm1(-12 / options["steps"]))
     if (betas := read("trained_betas")) is not None:
         name, options = "table", {"betas": [float(b) for b in betas]}
     elif name != "cosine":
