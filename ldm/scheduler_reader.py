@@ -109,7 +109,7 @@ def _read_dpm(read: Reader) -> Options:
 
 
 def _read_unipc(read: Reader) -> Options:
-    read.nearly("solver_type", "bh2", near=("bh1", "midpoint", "heun", "logrho"))
+    read.nearly("solver_type", "bh2", "midpoint", "heun", "logrho", near=("bh1",))
     read.nearly("solver_order", 2, near=(1, 3))
     read.nearly("predict_x0", True, near=(False,))
     if read("disable_corrector"):
@@ -134,10 +134,10 @@ def _read_flow_sigmas(read: Reader, fields: Options, grid_args: Options) -> Opti
 def _read_solver(read: Reader) -> Options:
     """The solver of the two DPM-Solver++ classes."""
     order = read.nearly("solver_order", 1, 2, near=(3,))
-    others = ("heun", "logrho", "bh1", "bh2")
-    read.nearly("solver_type", "midpoint", *(others if order == 1 else ()), near=others)
-    algorithms = ("dpmsolver", "sde-dpmsolver")
-    algorithm = read.nearly("algorithm_type", "dpmsolver++", "sde-dpmsolver++", near=algorithms)
+    same = ("midpoint", "logrho", "bh1", "bh2")  # which the class takes for midpoint
+    read.nearly("solver_type", *same, *(("heun",) if order == 1 else ()), near=("heun",))
+    exact, near = ("dpmsolver++", "sde-dpmsolver++", "deis"), ("dpmsolver", "sde-dpmsolver")
+    algorithm = read.nearly("algorithm_type", *exact, near=near)
     stochastic = algorithm.startswith("sde")
     lower = read("lower_order_final")
     final = read.values["final_sigmas_type"]

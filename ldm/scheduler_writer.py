@@ -185,4 +185,9 @@ def _betas(spec: Options, schedule: Schedule, ddpm: bool) -> Options:
             f"diffusers' tables hold variance-preserving schedules, and {name!r} is not one, so "
             "this model cannot be exported"
         )
+    if betas.min() < 0:
+        raise UserError(
+            f"diffusers counts pure noise as ᾱ = 2⁻²⁴ for {spec['sampler']}, and {name!r} has less "
+            "signal than that before its end, so this model cannot be exported; take sampler ddim"
+        )
     return config | {"trained_betas": betas.tolist()}

@@ -2,8 +2,9 @@
 
 Twice. Where diffusers' class computes in float64, the samples are ours to EXACT: mostly to 1e-15.
 DDPM adds a noise of 1e-10 to the finished sample, and pure noise, which diffusers takes for
-ᾱ = 2⁻²⁴, starts at a deviation of 1 - 2⁻²⁵ there. As it is, in float32, it tells the network of
-the same level first, and strays by what `rounding` says.
+ᾱ = 2⁻²⁴, starts at a deviation of 1 - 2⁻²⁵ there. A multistep grid with labels between entries
+may be written with β moved by 2e-6, for a label's sake, and is allowed as much. As it is, in
+float32, the class tells the network of the same level first, and strays by what `rounding` says.
 """
 
 import warnings
@@ -49,7 +50,7 @@ OPTIONS = {
     "unipc": {"lower_order_final": [False]},
 }
 SAMPLERS = [*OPTIONS, "euler", "euler_ancestral", "heun", "consistency"]
-EXACT = 1e-7  # of a sample's size
+EXACT, MOVED = 1e-7, 2e-6  # of a sample's size
 GRIDS = ["leading", "trailing", "linspace", "karras", "exponential", "beta"]
 
 
@@ -85,7 +86,8 @@ def same(spec, config, steps):
     assert first < 0.5, f"first label {first} apart"
     with in_float64(config, steps):
         exact, *_ = difference(spec, config, steps, seed=3)
-    assert exact < EXACT, f"{exact} apart in float64"
+    moved = spec.grid_args.get("told") == "floor"
+    assert exact < (MOVED if moved else EXACT), f"{exact} apart in float64"
 
 
 def exported_is_the_same_or_refused(model):
@@ -137,8 +139,8 @@ KEYS = {
     "final_sigmas_type": ["sigma_min"],
     "variance_type": ["fixed_small_log", "fixed_large", "learned_range"],
     "solver_order": [1, 2, 3],
-    "algorithm_type": ["sde-dpmsolver++", "dpmsolver"],
-    "solver_type": ["midpoint", "heun", "bh1"],
+    "algorithm_type": ["sde-dpmsolver++", "dpmsolver", "deis"],
+    "solver_type": ["midpoint", "heun", "bh1", "logrho"],
     "lower_order_final": [False],
     "euler_at_final": [True],
     "original_inference_steps": [20],
