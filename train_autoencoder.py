@@ -19,9 +19,9 @@ from autoencoder.export import export, settled
 from autoencoder.model import export_folder, initial_autoencoder, latent_shape
 from autoencoder.objective import AdversaryTurn, Means, Objective, Reconstructor, examples
 from ldm.config import Config, config_from_arguments
+from ldm.core.errors import exits_with_a_sentence
+from ldm.core.inference import evaluating, leaving_nothing
 from ldm.data.example import Source
-from ldm.errors import exits_with_a_sentence
-from ldm.inference import evaluating, leaving_nothing
 from ldm.training.checkpoint import resumable
 from ldm.training.ema import EMA
 from ldm.training.facts import autoencoder_facts, training_data

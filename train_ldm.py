@@ -18,13 +18,15 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from autoencoder.cache import LatentCache, cached_latents
 from autoencoder.model import configured_autoencoder, latent_shape
-from ldm.conditioning import Conditioner, build_conditioner
+from ldm.conditions.cache import TextCache
+from ldm.conditions.conditioner import Conditioner, build_conditioner
 from ldm.config import Config, SampleConfig, config_from_arguments
+from ldm.core.errors import UserError, exits_with_a_sentence
+from ldm.core.inference import leaving_nothing
 from ldm.data.example import Source
 from ldm.data.repeats import repeated
-from ldm.errors import UserError, exits_with_a_sentence
-from ldm.inference import leaving_nothing
-from ldm.scheduler_config import Spec
+from ldm.models.unet import build_unet, refuse_a_lone_unet
+from ldm.schedulers.spec import Spec
 from ldm.schedulers.stock import export_refusal
 from ldm.training.checkpoint import resumable
 from ldm.training.ema import EMA
@@ -42,13 +44,11 @@ from ldm.training.prefetch import prefetched
 from ldm.training.preflight import budget, cut_captions, table
 from ldm.training.run import Run
 from ldm.training.state import TrainingState
-from ldm.training.text_cache import TextCache
 from ldm.training.validation import Validation
-from ldm.unet import build_unet, refuse_a_lone_unet
-from pipelines.defaults import refuse_interval
-from pipelines.evaluation_parts import FEWEST
-from pipelines.preview import Preview
-from pipelines.quality import Quality
+from pipelines.calls.defaults import refuse_interval
+from pipelines.evaluation.parts.others import FEWEST
+from pipelines.evaluation.preview import Preview
+from pipelines.evaluation.quality import Quality
 from pipelines.text_to_image import TextToImagePipeline
 
 STATISTICS = "statistics of the latents"  # among the facts of a checkpoint

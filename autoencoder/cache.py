@@ -2,7 +2,7 @@
 
 A row holds mean and log-variance of each cached crop and of its mirror image, so what training
 sees is what encoding the pixels in the loop would have given. Its key names all that the rows
-depend on; see ldm/training/shards.py for what happens when the key changes or encoding is killed.
+depend on; see ldm/store/shards.py for what happens when the key changes or encoding is killed.
 """
 
 import json
@@ -20,12 +20,12 @@ from torch import Tensor
 from autoencoder.encoding import Crops, Encoder
 from autoencoder.model import latent_shape, standardize
 from ldm.config import Config
+from ldm.core.errors import UserError
 from ldm.core.files import write_text
 from ldm.core.sums import read_sealed, write_sealed
 from ldm.core.text import say
 from ldm.data.example import Source
-from ldm.errors import UserError
-from ldm.training.shards import Store, TensorColumn, fingerprint, open_shards
+from ldm.store.shards import Store, TensorColumn, fingerprint, open_shards
 
 STATISTICS, KEY = "statistics.json", "of"  # the rows that they are of, among them
 SHARD = 256  # images per file: what an interrupted encoding loses at most

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from autoencoder.losses import ADVERSARIAL, lecam_penalty, r1_penalty
 from ldm.config import AutoencoderLossConfig
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 HEAD_START = 200  # steps that the discriminator learns before the generator listens to it
 LECAM_DECAY = 0.99

@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from autoencoder.latents import encode_moments
-from ldm import keyed
 from ldm.config import Config
-from ldm.data.example import BadImage, Source
+from ldm.core import keyed
+from ldm.data.example import Source
+from ldm.data.pictures.bad import BadImage
 from ldm.data.pixels import to_pixels
-from ldm.training.shards import Store
+from ldm.store.shards import Store
 
 
 class Crops(Dataset):

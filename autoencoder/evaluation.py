@@ -11,13 +11,13 @@ from autoencoder.health import Posterior, Verdict, examine, posterior_of, report
 from autoencoder.latents import decode, encode_moments
 from autoencoder.objective import Objective
 from autoencoder.perceptual import ssim
-from ldm import keyed
+from ldm.core import keyed
+from ldm.core.errors import UserError
 from ldm.core.files import write_text, written
 from ldm.data.example import Source
 from ldm.data.pixels import pixels_of
-from ldm.errors import UserError
-from ldm.evaluation.feature_network import random_feature_network
-from ldm.evaluation.features import Extractor, load_extractor
+from ldm.evaluation.features.names import Extractor, load_extractor
+from ldm.evaluation.features.network import random_feature_network
 from ldm.evaluation.frechet import frechet_distance, moments
 from ldm.training.run import Run
 

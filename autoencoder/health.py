@@ -12,7 +12,7 @@ from torch import Tensor
 from autoencoder.activations import activation_verdicts
 from autoencoder.latents import decode, encode_moments
 from autoencoder.verdict import Verdict, judged
-from ldm import keyed
+from ldm.core import keyed
 
 LAPLACE_KURTOSIS = 3.0
 FP16_BITS = 11  # of float16's significand

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, kind: str) -> Tensor:

@@ -11,10 +11,10 @@ from diffusers.models import AutoencoderKL
 from torch import Tensor, nn
 
 from ldm.config import Config
-from ldm.core.arguments import refuse_arguments
+from ldm.core.errors import UserError
 from ldm.core.sums import MANIFEST, damage
-from ldm.errors import UserError
-from ldm.pretrained import load_pretrained
+from ldm.models.pretrained import load_pretrained
+from ldm.settings.arguments import refuse_arguments
 
 
 def build_autoencoder(model: Mapping[str, Any]) -> AutoencoderKL:

@@ -15,11 +15,11 @@ from autoencoder.latents import LOGVAR_RANGE
 from autoencoder.losses import adaptive_weight, kl_divergence, reconstruction_loss
 from autoencoder.model import last_layer
 from autoencoder.perceptual import Perceptual, build_perceptual
-from ldm import keyed
 from ldm.config import AutoencoderConfig, TrainConfig
+from ldm.core import keyed
+from ldm.core.errors import UserError
 from ldm.data.example import Source
 from ldm.data.images import ImageDataset, batches
-from ldm.errors import UserError
 from ldm.training.gradients import average_gradients
 from ldm.training.optim import GuardedStep, adamw
 from ldm.training.run import Run

@@ -17,7 +17,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from autoencoder.latents import LOGVAR_RANGE
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 PLAIN = {"resnets", "downsamplers", "upsamplers"}
 STRIP = 2**18  # positions of a plane that are in work at a time: a 512 × 512 image

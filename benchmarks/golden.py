@@ -103,7 +103,7 @@ def figures(value: Any, name: str = "evaluation") -> Iterator[tuple[str, str]]:
 
 def features(folder: Path) -> Path:
     """A feature network as it was born: what it sees does not matter here."""
-    from ldm.evaluation.feature_network import random_feature_network, save_feature_network
+    from ldm.evaluation.features.network import random_feature_network, save_feature_network
 
     save_feature_network(random_feature_network(16), folder, {"data": "nothing", "steps": 0})
     return folder
@@ -122,7 +122,7 @@ def everything(folder: Path) -> dict[str, str]:
     )
     few = ["--samples", "24", "--sweep-samples", "20", "--skip", "sweep,clip"]
     few += ["--features", f"trained:{features(folder / 'features')}"]
-    command("-m", "pipelines.cli", "evaluate", str(quick), *few)
+    command("-m", "pipelines.commands.main", "evaluate", str(quick), *few)
     results = json.loads((quick / "evaluation" / "results.json").read_text())
     made: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
         "quickstart, checkpoint": lambda: tensors(newest(quick, "ldm")),

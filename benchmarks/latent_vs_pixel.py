@@ -32,11 +32,11 @@ from tqdm import tqdm
 
 from autoencoder.evaluation import held_out_pixels
 from ldm.config import Config, load_config
+from ldm.core.errors import UserError, exits_with_a_sentence
 from ldm.data.pixels import pixels_of
 from ldm.data.source import Source, open_source
-from ldm.errors import UserError, exits_with_a_sentence
-from ldm.evaluation.feature_network import random_feature_network
-from ldm.evaluation.features import Extractor, load_extractor
+from ldm.evaluation.features.names import Extractor, load_extractor
+from ldm.evaluation.features.network import random_feature_network
 from ldm.evaluation.frechet import frechet_distance, moments
 
 LECTURE = "512 × 512 × 3 = 786,432 elements against 64 × 64 × 4 = 16,384: 48 times fewer"

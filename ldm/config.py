@@ -1,6 +1,6 @@
 """Everything that can be configured, as one typed tree, and how it is read.
 
-Each field's type says what it may be: `ldm.core.fields` has the marks.
+Each field's type says what it may be: `ldm.settings.fields` has the marks.
 """
 
 import codecs
@@ -11,11 +11,11 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ldm.core.document import written
-from ldm.core.fields import Name, Place, Range, check
+from ldm.core.errors import UserError
 from ldm.core.files import write_text
-from ldm.core.settings import Values, built, from_yaml, override
-from ldm.errors import UserError
+from ldm.settings.document import written
+from ldm.settings.fields import Name, Place, Range, check
+from ldm.settings.reading import Values, built, from_yaml, override
 
 Where = Annotated[str, Place()]  # a path, or what may be one
 Steps = Annotated[int, Range(0, 10**9)]

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.core.errors import UserError
 from ldm.core.files import refuse_unwritable
-from ldm.errors import UserError
 from ldm.schedulers.stock import export_refusal
 from ldm.training.post_hoc_ema import reconstruct
-from pipelines.defaults import EMA_LENGTH
-from pipelines.folder import INDEX, save
-from pipelines.runs import RunRecord
+from pipelines.calls.defaults import EMA_LENGTH
+from pipelines.containers.sd_writer import INDEX, save
+from pipelines.runs.record import RunRecord
 from pipelines.text_to_image import TextToImagePipeline
 
 SNAPSHOTS = Path("ldm") / "ema"  # in a run: what PowerEMA saved
@@ -58,5 +58,6 @@ def average_applied(run: str | Path, length: float, out: Path | None = None) -> 
     pipe = TextToImagePipeline.from_pretrained(record.export)
     load_weights(pipe, reconstruct(record.folder / SNAPSHOTS, length))
     steps = pipe.defaults.num_inference_steps
-    save(pipe, folder, None, export_refusal(pipe.spec, steps) is None, **{EMA_LENGTH: length})
+    stock = export_refusal(pipe.spec, steps) is None
+    save(pipe.components, pipe.spec, pipe.defaults, folder, None, stock, **{EMA_LENGTH: length})
     return folder

@@ -7,16 +7,16 @@ import diffusers
 import torch
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
 
-from ldm.conditioning import Conditioner
-from ldm.errors import UserError
+from ldm.conditions.conditioner import Conditioner
+from ldm.core.errors import UserError
 from ldm.models.misfits import refuse_misfits
 from ldm.models.weights import FOR_A_FILE
-from ldm.scheduler_config import Spec
-from pipelines import folder as folders
-from pipelines.containers import sd
-from pipelines.defaults import STOCK_DEFAULTS, Defaults
+from ldm.schedulers.spec import Spec
+from pipelines.calls.defaults import STOCK_DEFAULTS, Defaults
+from pipelines.calls.stock import Hints, absent, refuse_arguments
+from pipelines.containers import sd_reader as sd
+from pipelines.containers.sd_writer import save
 from pipelines.sampling import Sampling
-from pipelines.stock import Hints, absent, refuse_arguments
 
 Self = TypeVar("Self", bound="LatentPipeline")
 PARTS = ("vae", "unet", "tokenizer", "text_encoder", "scheduler")  # by diffusers' names
@@ -136,7 +136,7 @@ class LatentPipeline(Sampling, Hints):
         """
         if not safe_serialization:
             raise UserError("only safetensors are written: leave safe_serialization=False out")
-        folders.save(self, Path(folder), variant, stock)
+        save(self.components, self.spec, self.defaults, Path(folder), variant, stock)
 
     def push_to_hub(
         self,
@@ -147,7 +147,7 @@ class LatentPipeline(Sampling, Hints):
         commit_message: str = "Upload a latent diffusion pipeline",
     ) -> str:
         """Publish the pipeline with a model card; returns its address."""
-        from pipelines.hub import push
+        from pipelines.published.hub import push
 
         return push(self, name, private=private, token=token, commit_message=commit_message)
 

@@ -6,9 +6,9 @@ from typing_extensions import Unpack
 
 from ldm.diffusion.grids import renoise
 from pipelines.base import LatentPipeline
-from pipelines.calls import Begin, Call, Options
-from pipelines.pictures import Pictures, refuse_strength
-from pipelines.prompts import Prompt
+from pipelines.calls.call import Begin, Call, Options
+from pipelines.calls.pictures import Pictures, refuse_strength
+from pipelines.calls.prompts import Prompt
 
 
 class ImageToImagePipeline(LatentPipeline):

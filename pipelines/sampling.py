@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ldm.conditioning import Conditioner
+from ldm.conditions.conditioner import Conditioner
+from ldm.core.errors import UserError
 from ldm.diffusion.loss import Network
 from ldm.diffusion.samplers import SAMPLERS
-from ldm.errors import UserError
+from ldm.models.unet import caching_context
 from ldm.models.view import view
-from ldm.scheduler_config import Spec
-from ldm.unet import caching_context
-from pipelines import pixels
-from pipelines.calls import CHANGEABLE, Begin, Call, Options, Watched
-from pipelines.defaults import MOST_STEPS, Defaults, Guidance, number, numbers, whole
-from pipelines.guided import Told, guided
-from pipelines.pixels import Images, refuse_output_type
-from pipelines.prompts import Prompt, Prompts
-from pipelines.seeds import Draws, generators
-from pipelines.stock import refuse_arguments
+from ldm.schedulers.spec import Spec
+from pipelines.calls import pixels
+from pipelines.calls.call import CHANGEABLE, Begin, Call, Options, Watched
+from pipelines.calls.defaults import MOST_STEPS, Defaults, Guidance, number, numbers, whole
+from pipelines.calls.guided import Told, guided
+from pipelines.calls.pixels import Images, refuse_output_type
+from pipelines.calls.prompts import Prompt, Prompts
+from pipelines.calls.seeds import Draws, generators
+from pipelines.calls.stock import refuse_arguments
 
 log = logging.getLogger(__name__)
 NO_NUMBERS = (

@@ -6,9 +6,9 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from pipelines.base import LatentPipeline
-from pipelines.calls import Begin, Call, Options
-from pipelines.pixels import given_latents
-from pipelines.prompts import Prompt
+from pipelines.calls.call import Begin, Call, Options
+from pipelines.calls.pixels import given_latents
+from pipelines.calls.prompts import Prompt
 
 
 class TextToImagePipeline(LatentPipeline):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.scheduler_config import Spec
+from ldm.schedulers.spec import Spec
 
 Network = Callable[[Tensor, float], Tensor]  # (x, label) -> F
 

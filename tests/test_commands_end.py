@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm.errors import UserError, exits_with_a_sentence, refusal, writing
+from ldm.core.errors import UserError, exits_with_a_sentence, refusal, writing
 from ldm.training.checkpoint import resumable, save_checkpoint
-from pipelines.cli import main
+from pipelines.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,7 +122,7 @@ def test_a_librarys_thread_that_cannot_write_prints_no_traceback(capsys):
 
 WORDS = """
 import sys
-from ldm.errors import exits_with_a_sentence
+from ldm.core.errors import exits_with_a_sentence
 @exits_with_a_sentence
 def main():
     for _ in range(100_000):

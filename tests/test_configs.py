@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ldm.config import load_config, save_config
-from ldm.errors import UserError
-from ldm.scheduler_config import Spec
-from ldm.unet import build_unet, parameter_count
+from ldm.core.errors import UserError
+from ldm.models.unet import build_unet, parameter_count
+from ldm.schedulers.spec import Spec
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 

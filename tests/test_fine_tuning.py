@@ -6,11 +6,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from autoencoder.model import build_autoencoder
-from ldm.conditioning import build_conditioner
+from ldm.conditions.conditioner import build_conditioner
 from ldm.config import ConditioningConfig, DiffusionConfig, SampleConfig, load_config
-from ldm.errors import UserError
-from ldm.scheduler_config import Spec
-from ldm.unet import build_unet
+from ldm.core.errors import UserError
+from ldm.models.unet import build_unet
+from ldm.schedulers.spec import Spec
 from pipelines import TextToImagePipeline
 from tests.training_processes import run
 from train_ldm import train

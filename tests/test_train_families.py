@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 import train_ldm
 from autoencoder.model import build_autoencoder
 from ldm.config import DiffusionConfig, load_config
+from ldm.core.errors import UserError
 from ldm.diffusion.learned import Learned
 from ldm.diffusion.loss import TIME_SAMPLERS, WEIGHTINGS
 from ldm.diffusion.plane import PREDICTIONS
 from ldm.diffusion.schedules import Discrete
-from ldm.errors import UserError
-from ldm.scheduler_config import Spec
+from ldm.schedulers.spec import Spec
 from ldm.training.objective import QUANTILES
 from ldm.training.tracking import read_metrics
 from pipelines.text_to_image import TextToImagePipeline

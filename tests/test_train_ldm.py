@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 
 import train_ldm
 from autoencoder.model import build_autoencoder
+from ldm.core.errors import UserError, exits_with_a_sentence
 from ldm.data.drawn import DrawnFlowers
-from ldm.errors import UserError, exits_with_a_sentence
 from ldm.training.checkpoint import damage, resumable
 from ldm.training.optim import GuardedStep
 from ldm.training.post_hoc_ema import reconstruct

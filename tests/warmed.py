@@ -10,7 +10,7 @@ import tempfile
 from matplotlib.figure import Figure
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ldm.tokenizers import clip_bpe_tokenizer
+from ldm.conditions.tokenizers import clip_bpe_tokenizer
 
 figure = Figure()
 axes = figure.subplots()

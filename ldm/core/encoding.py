@@ -4,7 +4,7 @@ import codecs
 import re
 import unicodedata
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 _MARKS = (  # UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),

@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ldm.errors import writing
+from ldm.core.errors import writing
 
 _HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 # what is not there yet, by machine and process; older versions named no machine

@@ -6,7 +6,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 HEADER = 32 << 20  # bytes; a model of 100,000 tensors has some 15 MB of names and shapes
 

@@ -20,12 +20,12 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
-from ldm.data.columns import FILES, IMAGES, find, listed, named
-from ldm.data.example import BadImage
-from ldm.data.listing import inside, pattern, sound, spellings, suffixes
-from ldm.data.splits import chosen, shards
+from ldm.core.errors import UserError
+from ldm.data.pictures.bad import BadImage
 from ldm.data.table import Table, merged
-from ldm.errors import UserError
+from ldm.data.tables.columns import FILES, IMAGES, find, listed, named
+from ldm.data.tables.listing import inside, pattern, sound, spellings, suffixes
+from ldm.data.tables.splits import chosen, shards
 
 
 def load_splits(where: str, kind: str | None, streaming: bool) -> Mapping[str, Any]:

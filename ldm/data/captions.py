@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ldm.core.keyed import integer
 from ldm.core.text import clean, is_clean
-from ldm.keyed import integer
 
 
 def read_captions(value: Any) -> tuple[str, ...]:

@@ -6,10 +6,10 @@ petal_colour(image), petal_count(image)                 # read back from pixels 
 
 from PIL import Image
 
-from ldm.data.drawing import draw
 from ldm.data.example import Source, digest
-from ldm.data.flower import BACKGROUNDS, CENTRES, COUNTS, PETALS, Flower, captions, truth
-from ldm.data.measure import petal_colour, petal_count
+from ldm.data.flowers.drawing import draw
+from ldm.data.flowers.flower import BACKGROUNDS, CENTRES, COUNTS, PETALS, Flower, captions, truth
+from ldm.data.flowers.measure import petal_colour, petal_count
 
 __all__ = [
     "BACKGROUNDS",

@@ -9,17 +9,6 @@ from typing import NamedTuple
 from PIL import Image
 
 
-class BadImage(Exception):
-    """An image that cannot be used, by name, with the reason."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)  # both, so that it survives pickling between processes
-        self.name, self.reason = name, reason
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
-
-
 class Example(NamedTuple):
     """One captioned image; no caption at all means that it trains unconditionally."""
 

@@ -7,12 +7,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ldm.data.listing import Listing, leaves, sound
-from ldm.data.metadata import read_metadata
-from ldm.data.sidecars import sidecar_captions
-from ldm.data.splits import Layout, layout
+from ldm.core.errors import UserError
 from ldm.data.table import Table, merged
-from ldm.errors import UserError
+from ldm.data.tables.listing import Listing, leaves, sound
+from ldm.data.tables.metadata import read_metadata
+from ldm.data.tables.sidecars import sidecar_captions
+from ldm.data.tables.splits import Layout, layout
 
 ALONE = ((".jsonl", ".csv"), (".tsv",), (".txt",))  # tables of any name; text by its name only
 CAPTIONS = re.compile(r"captions|[^.]+\.token", re.IGNORECASE)  # as Flickr8k's are called

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ldm.core.errors import UserError
+from ldm.core.keyed import generator, uniform
 from ldm.data.captions import choose_caption
-from ldm.data.example import BadImage, Source
+from ldm.data.example import Source
 from ldm.data.order import Slot
+from ldm.data.pictures.bad import BadImage
 from ldm.data.pixels import normalise, to_pixels
-from ldm.errors import UserError
-from ldm.keyed import generator, uniform
 
 
 class PixelOptions(Protocol):

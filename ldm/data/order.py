@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 FIXED = -1  # the epoch that no training reaches: its order chooses what is evaluated
 

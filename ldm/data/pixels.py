@@ -5,9 +5,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.data.example import BadImage, Source
+from ldm.core.errors import UserError
+from ldm.data.example import Source
 from ldm.data.order import subset
-from ldm.errors import UserError
+from ldm.data.pictures.bad import BadImage
 
 MOST = 20_000  # images that are held in memory unless told
 

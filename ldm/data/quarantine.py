@@ -9,11 +9,12 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ldm.core.errors import UserError
 from ldm.core.files import write_text
 from ldm.core.sums import is_sealed, read_sealed, write_sealed
 from ldm.core.text import say
-from ldm.data.example import BadImage, Source, Subset
-from ldm.errors import UserError
+from ldm.data.example import Source, Subset
+from ldm.data.pictures.bad import BadImage
 
 TOLERATED = 0.01  # the share of bad images beyond which something else must be wrong
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 
 def repeated(captions: Iterable[Sequence[str]], repeats: Mapping[str, int]) -> list[int]:

@@ -8,15 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Protocol
 
+from ldm.core.errors import UserError
+from ldm.core.keyed import uniform
 from ldm.core.text import shown
 from ldm.data.drawn import VALIDATION_START, DrawnFlowers
-from ldm.data.example import BadImage, CaptionedByLabel, Captionless, Example, Source, Subset
+from ldm.data.example import CaptionedByLabel, Captionless, Example, Source, Subset
 from ldm.data.folder import open_folder
-from ldm.data.listing import Listing, pattern
+from ldm.data.pictures.bad import BadImage
 from ldm.data.table import Needs, Table, TableSource
+from ldm.data.tables.listing import Listing, pattern
 from ldm.data.tars import TarTable, tar_files
-from ldm.errors import UserError
-from ldm.keyed import uniform
 
 __all__ = ["NEEDS", "BadImage", "Example", "Needs", "Source", "Split", "Subset", "open_source"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from datasets import IterableDataset
 
+from ldm.core.errors import UserError
 from ldm.data.arrow import DatasetTable, StoredImage, encoded_image, value_at
-from ldm.data.example import BadImage
-from ldm.errors import UserError
+from ldm.data.pictures.bad import BadImage
 
 
 class StreamTable(DatasetTable):

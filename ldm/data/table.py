@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from ldm.core.errors import UserError
 from ldm.core.text import clean
 from ldm.data.captions import has_no_text, read_captions, unpacked
-from ldm.data.columns import caption_column, label_column, other_captions
-from ldm.data.decoding import VERSION, decode
 from ldm.data.example import Source, digest
-from ldm.errors import UserError
+from ldm.data.pictures.decoding import VERSION, decode
+from ldm.data.tables.columns import caption_column, label_column, other_captions
 
 Needs = Literal["caption", "label", "nothing"]
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ldm.core.encoding import decoded
-from ldm.data.columns import listed
-from ldm.data.example import BadImage, digest
-from ldm.data.splits import shards
+from ldm.core.errors import UserError
+from ldm.data.example import digest
+from ldm.data.pictures.bad import BadImage
 from ldm.data.table import Table
-from ldm.errors import UserError
+from ldm.data.tables.columns import listed
+from ldm.data.tables.splits import shards
 
 IMAGES = frozenset(
     [

@@ -1,8 +1,8 @@
 """Does the picture show what its prompt asks for? A share of images, with Wilson's interval.
 
-On the drawn flowers petal colour and count are measured exactly (ldm.data.measure). On photos the
-colour of the bloom is, by the rule in ldm.evaluation.bloom; what share of the real photos passes it
-is the figure to compare with.
+On the drawn flowers petal colour and count are measured exactly (ldm.data.flowers.measure). On
+photos the colour of the bloom is, by the rule in ldm.evaluation.bloom; what share of the real
+photos passes it is the figure to compare with.
 """
 
 import math
@@ -14,8 +14,8 @@ from itertools import pairwise
 from PIL import Image
 from scipy.special import ndtri
 
-from ldm.data.flower import COUNTS, PETALS
-from ldm.data.measure import petal_colour, petal_count
+from ldm.data.flowers.flower import COUNTS, PETALS
+from ldm.data.flowers.measure import petal_colour, petal_count
 from ldm.evaluation.bloom import bloom_colour
 
 Measure = Callable[[Image.Image], object]

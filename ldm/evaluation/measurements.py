@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm import keyed
+from ldm.core import keyed
 from ldm.data.order import subset
 from ldm.evaluation.adherence import wilson
 from ldm.evaluation.frechet import Moments, frechet_distance, frechet_distances, moments

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy.special import stdtrit
 from torch import Tensor
 
-from ldm import keyed
+from ldm.core import keyed
 from ldm.core.files import written
 
 # (x0, eps, t, indices of the examples) -> losses (B,), each the mean over an example's elements

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 from ldm.models.weights import belongs, chosen, variants
 
 # what the Hub's client raises where nothing answers: httpx's or, of later releases, httpx2's

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 
 def refuse_misfits(vae: Any, unet: Any, tokenizer: Any, text_encoder: Any) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ldm.core.errors import UserError
 from ldm.core.weights import refuse_bad_weights
-from ldm.errors import UserError
 
 _PLAIN = "diffusion_pytorch_model|model"  # as diffusers and transformers name them
 _PART = r"-\d{5}-of-\d{5}"

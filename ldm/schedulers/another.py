@@ -4,10 +4,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from ldm.errors import UserError
-from ldm.scheduler_reader import read_scheduler
-from ldm.scheduler_writer import class_of
+from ldm.core.errors import UserError
 from ldm.schedulers.keys import defaults_of
+from ldm.schedulers.reader import read_scheduler
+from ldm.schedulers.writer import class_of
 
 # what says which model it is; the rest says how it is sampled
 _MODEL = (

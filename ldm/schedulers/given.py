@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ldm.core.arguments import refuse_arguments, refuse_no_schedule
 from ldm.diffusion.plane import edm
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedules import SCHEDULES
+from ldm.settings.arguments import refuse_arguments, refuse_no_schedule
 
 
 def refuse_process(config: Any, sampler: str, sampler_args: Mapping[str, Any] | None) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 Options = dict[str, Any]
 _ELSEWHERE = ("schedule_name", "schedule_args", "source")  # the same β may have two names

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from inspect import signature
 from typing import Any
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 MOST_STEPS = 100_000  # of a table of β: what is more is no schedule
 WAY_OUT = 'from_pretrained(..., sampler="ddim")'

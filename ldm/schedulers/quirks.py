@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from ldm.core.errors import UserError
 from ldm.diffusion.plane import Level
 from ldm.diffusion.samplers import PURE_NOISE
-from ldm.errors import UserError
 
 MULTISTEP = ("DPM", "UniPC", "DEIS")  # how their names begin
 CHOSEN = ("karras", "exponential", "beta", "log_linear")  # σ, between the ends of a spacing

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ldm.errors import UserError
-from ldm.scheduler_config import Spec
+from ldm.core.errors import UserError
 from ldm.schedulers.keys import defaults_of
+from ldm.schedulers.spec import Spec
 
 
 def as_stock_reads(config: Mapping[str, Any]) -> dict[str, Any]:

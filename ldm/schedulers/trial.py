@@ -15,9 +15,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from ldm.core.errors import UserError
 from ldm.diffusion.plane import Level, Prediction, fit
 from ldm.diffusion.schedules import Schedule, interpolate
-from ldm.errors import UserError
 
 ERROR = 5e-4  # of a sample's size; diffusers' float32 tables alone make up to 3e-4
 LABELS = 0.01  # of the table; its cleanest σ are 4 % off in float32, where a label is loose

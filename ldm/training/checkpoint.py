@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm.core import sums
+from ldm.core.errors import NotWritten, UserError, refusal, writing
 from ldm.core.files import write_json, write_text, written_folder
 from ldm.core.sums import MANIFEST
-from ldm.errors import NotWritten, UserError, refusal, writing
 
 STATE, SUFFIX = "state.json", ".safetensors"
 Tensors = Mapping[str, Mapping[str, Tensor]]

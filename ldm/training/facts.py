@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from ldm.conditioning import Conditioner
+from ldm.conditions.conditioner import Conditioner
 from ldm.config import Config
+from ldm.core.errors import UserError
 from ldm.data.example import Source
-from ldm.errors import UserError
-from ldm.training.shards import fingerprint
+from ldm.store.shards import fingerprint
 
 Facts = Mapping[str, Any]  # JSON, by names as a sentence has them
 

@@ -8,14 +8,14 @@ import torch
 from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
-from ldm import keyed
-from ldm.conditioning import Conditioner
+from ldm.conditions.conditioner import Conditioner
 from ldm.config import TrainConfig
+from ldm.core import keyed
 from ldm.data.order import Slot, subset
 from ldm.diffusion.loss import Network
 from ldm.diffusion.plane import Level
 from ldm.diffusion.schedules import Schedule
-from ldm.scheduler_config import Spec
+from ldm.schedulers.spec import Spec
 
 PART = 4096  # captions tokenised at once: a tokenizer keeps far more of each than its ids
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm import keyed
 from ldm.config import DiffusionConfig
-from ldm.core.arguments import refuse_arguments
+from ldm.core import keyed
+from ldm.core.errors import UserError
 from ldm.diffusion.learned import Learned, vlb_loss
 from ldm.diffusion.loss import (
     TIME_SAMPLERS,
@@ -22,8 +22,8 @@ from ldm.diffusion.loss import (
 )
 from ldm.diffusion.plane import fit
 from ldm.diffusion.schedules import Schedule
-from ldm.errors import UserError
-from ldm.scheduler_config import Spec
+from ldm.schedulers.spec import Spec
+from ldm.settings.arguments import refuse_arguments
 from ldm.training.latent_diffusion import Batch
 
 Losses = Callable[[Network, Batch], Tensor]  # → (B,)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ldm.config import TrainConfig
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 from ldm.training.muon import MuonAdamW
 
 

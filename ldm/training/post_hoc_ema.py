@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ldm.core.errors import UserError
 from ldm.core.files import written
-from ldm.errors import UserError
 
 LENGTHS = (0.05, 0.10)  # of the averages that are kept while training
 LONGEST = 0.288  # 1/√12: the flat profile, γ = 0

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from ldm.conditioning import Conditioner
+from ldm.conditions.conditioner import Conditioner
 from ldm.config import TrainConfig
 from ldm.core.text import shown
 from ldm.data.order import subset

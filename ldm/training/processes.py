@@ -14,7 +14,7 @@ from accelerate.utils import (
 )
 
 from ldm.config import Config, TrainConfig
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 from ldm.training.tracking import refuse_absent
 
 PATIENCE = timedelta(hours=24)  # for the process that reads all images while the others wait

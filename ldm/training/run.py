@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ldm import keyed
 from ldm.config import Config, TrainConfig, load_config, save_config
+from ldm.core import keyed
+from ldm.core.errors import UserError, writing
 from ldm.core.files import sweep
 from ldm.core.system import lock, peak_memory
 from ldm.core.text import shown, shown_lines
@@ -22,7 +23,6 @@ from ldm.data.example import Source
 from ldm.data.order import Slot, micro_batch_size, micro_batches
 from ldm.data.quarantine import checked
 from ldm.data.source import NEEDS, Split, open_source
-from ldm.errors import UserError, writing
 from ldm.training.checkpoint import newest_state
 from ldm.training.facts import refuse_other_facts
 from ldm.training.processes import accelerator_of

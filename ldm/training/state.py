@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ldm.core.errors import UserError
 from ldm.core.files import write_json
-from ldm.errors import UserError
 from ldm.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from ldm.training.facts import refuse_other_facts
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from ldm.core.errors import UserError, writing
 from ldm.core.files import append, write_json, write_text
-from ldm.errors import UserError, writing
 
 IDENTITY = "wandb.json"  # beside metrics.jsonl: under which name Weights & Biases knows the run
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ldm.core.inference import evaluating
 from ldm.diffusion.learned import Learned
 from ldm.diffusion.loss import denoising_loss
 from ldm.diffusion.plane import Level
 from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level, plot
-from ldm.inference import evaluating
-from ldm.scheduler_config import Spec
+from ldm.schedulers.spec import Spec
 from ldm.training.latent_diffusion import Examples, LatentDiffusion, bound
 from ldm.training.run import Run
 

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ldm.core.errors import UserError
 from ldm.core.files import sha256
-from ldm.errors import UserError
-from pipelines.defaults import DEFAULTS_FILE
+from pipelines.calls.defaults import DEFAULTS_FILE
 
 FILES = "files"  # their key in ldm.json; folders of other people and of older versions lack it
 _VARIANT = re.compile(r"model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")

@@ -6,7 +6,7 @@ from torch import nn
 
 from autoencoder.discriminator import AT_PLATEAU, HEAD_START, Adversary, PatchDiscriminator
 from ldm.config import AutoencoderLossConfig
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 
 def adversary(**settings) -> Adversary:

@@ -15,14 +15,13 @@ import autoencoder.cache as cache_module
 import autoencoder.encoding as encoding_module
 from autoencoder.cache import LatentCache
 from autoencoder.model import build_autoencoder, standardize
-from ldm import keyed
 from ldm.config import load_config
-from ldm.core import files
+from ldm.core import files, keyed
+from ldm.core.errors import UserError
 from ldm.core.sums import read_sealed
-from ldm.data.example import BadImage
+from ldm.data.pictures.bad import BadImage
 from ldm.data.pixels import to_pixels
-from ldm.errors import UserError
-from ldm.training.shards import RESIDENT_BYTES, SEAL, Store, TensorColumn, open_shards
+from ldm.store.shards import RESIDENT_BYTES, SEAL, Store, TensorColumn, open_shards
 from tests.autoencoder.conftest import KeptFlowers
 from tests.damage import DAMAGES
 

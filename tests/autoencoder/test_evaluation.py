@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from autoencoder.evaluation import as_bytes, held_out_pixels, psnr, tiled
-from ldm.data.example import BadImage
+from ldm.core.errors import UserError
 from ldm.data.order import subset
+from ldm.data.pictures.bad import BadImage
 from ldm.data.source import Subset
-from ldm.errors import UserError
 
 
 def test_psnr_is_ten_decibels_for_each_factor_of_ten_in_squared_error():

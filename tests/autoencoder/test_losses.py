@@ -19,7 +19,7 @@ from autoencoder.losses import (
     r1_penalty,
     reconstruction_loss,
 )
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 
 def test_kl_is_that_of_torch_distributions():

@@ -16,9 +16,9 @@ from autoencoder.model import (
     standardize,
 )
 from ldm.config import load_config
+from ldm.core.errors import UserError
 from ldm.core.files import write_json
 from ldm.core.sums import manifest_of
-from ldm.errors import UserError
 from tests.damage import DAMAGES
 
 

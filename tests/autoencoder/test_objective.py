@@ -10,7 +10,7 @@ from autoencoder.discriminator import Adversary
 from autoencoder.health import equivariance_verdict, posterior_of
 from autoencoder.objective import Objective, Reconstructor
 from ldm.config import AutoencoderConfig, AutoencoderLossConfig
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 
 def parts_of(vae, **loss):

@@ -10,8 +10,8 @@ from scipy.ndimage import uniform_filter
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from autoencoder.perceptual import FeatureDistance, GradientDistance, build_perceptual, ssim
+from ldm.core.errors import UserError
 from ldm.data.drawn import draw, truth
-from ldm.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 from autoencoder.latents import decode, encode_moments
 from autoencoder.model import build_autoencoder, downsampling
 from autoencoder.tiling import tiled_decode, tiled_encode
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["shallow", "deep"])

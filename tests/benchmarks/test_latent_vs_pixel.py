@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoencoder.model import build_autoencoder
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import latent_vs_pixel

@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ldm.core.encoding import decoded
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 CAPTION = "a girl’s red rose in a café\r\n二輪の薔薇 🌹"
 MARKED = {

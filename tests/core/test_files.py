@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ldm.core import files
+from ldm.core.errors import NotWritten
 from ldm.core.files import (
     append,
     published,
@@ -22,7 +23,6 @@ from ldm.core.files import (
     written,
     written_folder,
 )
-from ldm.errors import NotWritten
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ldm.core.errors import UserError, exits_with_a_sentence
 from ldm.core.text import clean, is_clean, say, shown, shown_lines
-from ldm.errors import UserError, exits_with_a_sentence
 
 ROOT = Path(__file__).parents[2]
 HALF = "\ud83c"  # of the rose, whose other half is \udf39

@@ -7,16 +7,16 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 
 from autoencoder.model import build_autoencoder
-from ldm.conditioning import build_conditioner
+from ldm.conditions.conditioner import build_conditioner
 from ldm.config import ConditioningConfig
+from ldm.core.errors import UserError
 from ldm.core.weights import HEADER, load_weights, refuse_bad_weights
-from ldm.errors import UserError
-from ldm.evaluation.feature_network import (
+from ldm.evaluation.features.network import (
     load_feature_network,
     random_feature_network,
     save_feature_network,
 )
-from ldm.pretrained import load_pretrained
+from ldm.models.pretrained import load_pretrained
 
 
 def file_of(header, data=b"", length=None):

@@ -11,9 +11,9 @@ from PIL import Image
 from test_colours import WIDE_ICC, with_chunks
 from tiffs import tiff
 
-from ldm.data.decoding import decode
-from ldm.data.example import BadImage
-from ldm.data.profiles import P3, SRGB_CURVE, profile
+from ldm.data.pictures.bad import BadImage
+from ldm.data.pictures.decoding import decode
+from ldm.data.pictures.profiles import P3, SRGB_CURVE, profile
 
 
 def sound() -> dict[str, bytes]:

@@ -6,10 +6,10 @@ import pandas
 import pytest
 from pictures import config, rows
 
+from ldm.core.errors import UserError
 from ldm.data.captions import choose_caption, read_captions
-from ldm.data.columns import caption_column, find, label_column
 from ldm.data.source import open_source
-from ldm.errors import UserError
+from ldm.data.tables.columns import caption_column, find, label_column
 
 
 @pytest.mark.parametrize(

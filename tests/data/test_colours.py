@@ -9,10 +9,10 @@ import pytest
 from pictures import encoded, picture
 from PIL import Image, ImageCms
 
-from ldm.data.colours import _transform
-from ldm.data.decoding import as_rgb, decode
-from ldm.data.example import BadImage
-from ldm.data.profiles import ADOBE, ADOBE_GAMMA, P3, SRGB, SRGB_CURVE, WIDE, profile
+from ldm.data.pictures.bad import BadImage
+from ldm.data.pictures.colours import _transform
+from ldm.data.pictures.decoding import as_rgb, decode
+from ldm.data.pictures.profiles import ADOBE, ADOBE_GAMMA, P3, SRGB, SRGB_CURVE, WIDE, profile
 
 # sRGB to XYZ at D65 and the same for Display P3 (SMPTE EG 432-1), from their chromaticities
 TO_XYZ = {

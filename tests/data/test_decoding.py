@@ -12,9 +12,9 @@ import pytest
 from pictures import encoded, picture
 from PIL import Image, ImageCms, ImageFile
 
-from ldm.data import decoding
-from ldm.data.decoding import as_rgb, decode
-from ldm.data.example import BadImage
+from ldm.data.pictures import decoding
+from ldm.data.pictures.bad import BadImage
+from ldm.data.pictures.decoding import as_rgb, decode
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -140,7 +140,7 @@ def test_a_truncated_image_is_bad(kind, left):
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_rows": 1}])
 @pytest.mark.parametrize("most", [2**27, 400])  # pixels that are decoded at full size
 def test_a_jpeg_that_was_cut_off_and_closed_is_bad(monkeypatch, mode, options, most):
-    monkeypatch.setattr("ldm.data.decoding.MANY_PIXELS", most)
+    monkeypatch.setattr("ldm.data.pictures.decoding.MANY_PIXELS", most)
     grain = np.random.default_rng(0).integers(0, 256, (31, 41, 4), np.uint8)
     image = Image.fromarray(grain, "RGBX").convert("RGB").convert(mode)
     data = encoded(image, "JPEG", **options)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ldm.data.metadata import read_metadata
-from ldm.errors import UserError
+from ldm.core.errors import UserError
+from ldm.data.tables.metadata import read_metadata
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pictures import encoded
 from PIL import Image
 from tiffs import tiff
 
-from ldm.data.decoding import decode
-from ldm.data.example import BadImage
+from ldm.data.pictures.bad import BadImage
+from ldm.data.pictures.decoding import decode
 
 
 def pixels(data: bytes) -> np.ndarray:

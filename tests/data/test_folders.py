@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import config, picture
 
+from ldm.core.errors import UserError
 from ldm.data.source import open_source
-from ldm.errors import UserError
 
 
 def named(root, split="train", needs="nothing", **options) -> list[str]:

@@ -16,7 +16,7 @@ import json, sys
 import datasets, huggingface_hub
 from ldm.config import DataConfig
 from ldm.data.source import BadImage, open_source
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 
 def seen(source, i):
     try:

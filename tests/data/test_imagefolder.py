@@ -6,9 +6,9 @@ import shutil
 import pytest
 from pictures import config, picture, rows
 
+from ldm.core.errors import UserError
 from ldm.data.folder import open_folder
 from ldm.data.source import open_source
-from ldm.errors import UserError
 
 
 def whole(root, **options):
@@ -188,7 +188,7 @@ def test_captions_by_class_or_by_text_are_different_data(folder):
 
 
 def test_an_image_that_is_listed_but_missing_is_bad_when_it_is_read(folder):
-    from ldm.data.example import BadImage
+    from ldm.data.pictures.bad import BadImage
 
     root = folder(3, rows(3, text=str))
     (root / "a" / "001.png").unlink()

@@ -4,12 +4,12 @@ from pictures import config, picture, rows
 
 import ldm.data.images
 from ldm.config import load_config
+from ldm.core.errors import UserError
 from ldm.data.captions import choose_caption
 from ldm.data.images import ImageDataset, image_loader
 from ldm.data.order import Slot, micro_batches
 from ldm.data.pixels import normalise, to_pixels
 from ldm.data.source import open_source
-from ldm.errors import UserError
 
 
 @pytest.fixture

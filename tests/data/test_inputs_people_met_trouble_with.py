@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pictures import config, picture
 
-from ldm.data.decoding import decode
+from ldm.core.errors import UserError
+from ldm.data.pictures.decoding import decode
 from ldm.data.source import open_source
-from ldm.errors import UserError
 
 INPUTS = Path(__file__).parents[3] / "shared" / "inputs"
 

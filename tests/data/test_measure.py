@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from ldm.data import drawing
 from ldm.data.drawn import PETALS, draw, petal_colour, petal_count, truth
+from ldm.data.flowers import drawing
 
 HELD_OUT = range(5000, 5600)  # not those that the measure was made with
 
@@ -103,6 +103,6 @@ def test_a_plain_picture_has_no_flower(colour):
 
 
 def test_every_colour_can_be_told():
-    from ldm.data.measure import CLASSES
+    from ldm.data.flowers.measure import CLASSES
 
     assert set(CLASSES) == set(PETALS)

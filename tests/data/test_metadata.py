@@ -6,8 +6,8 @@ from unicodedata import normalize
 import pytest
 from pictures import config
 
+from ldm.core.errors import UserError
 from ldm.data.source import open_source
-from ldm.errors import UserError
 
 
 def captioned(root, **options):

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
+from ldm.core.errors import UserError
 from ldm.data.order import Slot, micro_batches, permutation, slot_at, subset
-from ldm.errors import UserError
 
 
 def flat(batches) -> list[Slot]:

@@ -4,8 +4,8 @@ import torch
 from pictures import picture
 from PIL import Image
 
+from ldm.core.keyed import generator
 from ldm.data.pixels import normalise, to_pixels
-from ldm.keyed import generator
 
 
 def gradient(width: int, height: int) -> Image.Image:

@@ -3,11 +3,11 @@ import json
 import pytest
 from pictures import config, rows
 
+from ldm.core.errors import UserError
 from ldm.data import quarantine
 from ldm.data.drawn import DrawnFlowers
 from ldm.data.quarantine import checked
 from ldm.data.source import open_source
-from ldm.errors import UserError
 from tests.damage import DAMAGES
 
 

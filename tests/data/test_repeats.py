@@ -1,7 +1,7 @@
 import pytest
 
+from ldm.core.errors import UserError
 from ldm.data.repeats import repeated
-from ldm.errors import UserError
 
 CAPTIONS = [("a red rose", "a flower"), ("A Rose",), (), ("red roses",), ("a rose, red",)]
 

@@ -4,10 +4,10 @@ import pickle
 import pytest
 from pictures import config, picture, rows
 
+from ldm.core.errors import UserError
 from ldm.data.drawn import VALIDATION_START
 from ldm.data.example import Subset
 from ldm.data.source import open_source
-from ldm.errors import UserError
 
 
 def names(source) -> list[str]:

@@ -6,9 +6,9 @@ import pytest
 from pictures import config, encoded, picture
 
 from ldm.core.encoding import decoded
+from ldm.core.errors import UserError
 from ldm.data.source import open_source
-from ldm.data.splits import layout, shards
-from ldm.errors import UserError
+from ldm.data.tables.splits import layout, shards
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import pytest
 from pictures import config, encoded, picture
 from torch.utils.data import DataLoader
 
-from ldm.data.example import BadImage
+from ldm.core.errors import UserError
 from ldm.data.images import ImageDataset, image_loader
 from ldm.data.order import micro_batches
+from ldm.data.pictures.bad import BadImage
 from ldm.data.quarantine import checked
 from ldm.data.source import open_source
-from ldm.errors import UserError
 
 STREAMING = pytest.mark.parametrize("streaming", [False, True], ids=["stored", "streamed"])
 

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import Member, archive, config, encoded, picture
 
-from ldm.data.example import BadImage
+from ldm.core.errors import UserError
+from ldm.data.pictures.bad import BadImage
 from ldm.data.quarantine import checked
 from ldm.data.source import open_source
-from ldm.errors import UserError
 
 STREAMING = pytest.mark.parametrize("streaming", [False, True], ids=["stored", "streamed"])
 

@@ -2,8 +2,8 @@ import pytest
 from PIL import Image, ImageFilter
 from scipy.stats import binomtest
 
-from ldm.data.drawing import draw
-from ldm.data.flower import PETALS, captions, truth
+from ldm.data.flowers.drawing import draw
+from ldm.data.flowers.flower import PETALS, captions, truth
 from ldm.evaluation.adherence import adherence, asked, table, total, wilson
 from ldm.evaluation.bloom import bloom_colour
 

@@ -4,10 +4,10 @@ import math
 
 import torch
 
+from ldm.core.share import Share
 from ldm.diffusion.plane import Estimate, clean
 from ldm.diffusion.schedules import SCHEDULES
 from ldm.evaluation.bits import bound_by_level, flow_bits
-from ldm.evaluation.sharing import Share
 
 STD = 0.6
 

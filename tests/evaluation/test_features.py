@@ -11,23 +11,23 @@ from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
 from ldm.config import DataConfig
+from ldm.core.errors import UserError
+from ldm.core.share import Share
 from ldm.data.drawn import DrawnFlowers
 from ldm.data.pixels import pixels_of, to_pixels
 from ldm.data.source import open_source
-from ldm.errors import UserError
-from ldm.evaluation.clip_score import ClipScore
-from ldm.evaluation.extractor import Extractor, weight_hash
-from ldm.evaluation.feature_network import (
+from ldm.evaluation.features.clip_score import ClipScore
+from ldm.evaluation.features.extractor import Extractor, weight_hash
+from ldm.evaluation.features.inception import FIDInception
+from ldm.evaluation.features.names import load_extractor
+from ldm.evaluation.features.network import (
     load_feature_network,
     random_feature_network,
     save_feature_network,
 )
-from ldm.evaluation.feature_training import train_features, views
-from ldm.evaluation.features import load_extractor
+from ldm.evaluation.features.references import reference_features
+from ldm.evaluation.features.training import train_features, views
 from ldm.evaluation.frechet import frechet_distance, moments
-from ldm.evaluation.inception import FIDInception
-from ldm.evaluation.references import reference_features
-from ldm.evaluation.sharing import Share
 from tests.damage import DAMAGES
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from ldm.evaluation.sharing import Share, in_pieces, pieces
+from ldm.core.share import Share, in_pieces, pieces
 
 
 def shares(world):

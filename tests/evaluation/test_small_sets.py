@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldm import keyed
+from ldm.core import keyed
 from ldm.evaluation.adherence import Row, wilson
 from ldm.evaluation.measurements import (
     Measurement,

@@ -87,7 +87,7 @@ COMMANDS = {
 def ldm() -> int:
     import sys
 
-    from pipelines.cli import main
+    from pipelines.commands.main import main
 
     return main(sys.argv[1:])
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from ldm.config import DataConfig
+from ldm.core.errors import UserError
 from ldm.data.source import open_source
-from ldm.errors import UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 CAPTIONS = (

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from ldm.config import DataConfig
+from ldm.core.errors import UserError
 from ldm.data.quarantine import checked
 from ldm.data.source import open_source
-from ldm.errors import UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "GIF": ".gif"}

@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused_before_a_step_is_trained(experiments, note, s
 @pytest.mark.parametrize("key", list(numbers(Config)))
 def test_a_number_that_is_none_or_out_of_range_is_refused_by_its_key(note, capsys, key):
     from ldm.config import load_config
-    from ldm.errors import exits_with_a_sentence
+    from ldm.core.errors import exits_with_a_sentence
 
     for value in NUMBERS:
         status = exits_with_a_sentence(lambda v=value: load_config(None, [f"{key}={v}"]) and 0)()

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ldm.conditions.tokenizers import clip_bpe_tokenizer
 from ldm.data.drawn import DrawnFlowers
-from ldm.tokenizers import clip_bpe_tokenizer
 from tests.damage import DAMAGES
 from tests.faults import commands
 from tests.faults.experiments import Command

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 
-from ldm.conditioning import build_conditioner
+from ldm.conditions.conditioner import build_conditioner
 from ldm.config import (
     ConditioningConfig,
     Config,
@@ -16,9 +16,9 @@ from ldm.config import (
     TrainConfig,
     save_config,
 )
-from ldm.scheduler_config import Spec
-from ldm.unet import build_unet
-from pipelines.defaults import StockDefaults
+from ldm.models.unet import build_unet
+from ldm.schedulers.spec import Spec
+from pipelines.calls.defaults import StockDefaults
 from pipelines.text_to_image import TextToImagePipeline
 
 TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -9,15 +9,16 @@ import torch
 from conftest import tiny_pipeline, write_run
 
 from ldm.config import DataConfig, load_config, save_config
+from ldm.core.share import Share
 from ldm.data.source import open_source
-from ldm.evaluation.feature_network import random_feature_network, save_feature_network
-from ldm.evaluation.sharing import Share
+from ldm.evaluation.features.network import random_feature_network, save_feature_network
 from ldm.evaluation.sweep import PRESETS
 from ldm.training.post_hoc_ema import PowerEMA
-from pipelines import evaluation_costs, evaluation_parts
-from pipelines.evaluate import evaluate
-from pipelines.evaluated import Evaluated
-from pipelines.evaluation_job import Amounts
+from pipelines.evaluation import costs as evaluation_costs
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.parts import others as evaluation_parts
+from pipelines.evaluation.subject.evaluated import Evaluated
+from pipelines.evaluation.subject.job import Amounts
 
 DATA = DataConfig(size=60, resolution=16, holdout=0.35)
 AMOUNTS = Amounts(

@@ -15,7 +15,7 @@ from diffusers import (
 )
 from diffusers.callbacks import SDCFGCutoffCallback
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 from pipelines.text_to_image import TextToImagePipeline
 
 CALL = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent"}

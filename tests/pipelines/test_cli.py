@@ -10,8 +10,8 @@ import pytest
 from conftest import tiny_pipeline, write_run
 from PIL import Image
 
-from pipelines.cli import COMMANDS, main
-from pipelines.runs import RunRecord, describe
+from pipelines.commands.main import COMMANDS, main
+from pipelines.runs.record import RunRecord, describe
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def run(tmp_path_factory):
 def test_help_imports_no_heavy_library():
     script = """
 import sys
-from pipelines.cli import main
+from pipelines.commands.main import main
 try:
     main(["--help"])
 except SystemExit as stop:

@@ -15,23 +15,23 @@ from conftest import tiny_pipeline
 from safetensors.torch import load_file
 from small_evaluation import AMOUNTS, features_in, small, subject, trained_run
 
-from ldm.errors import UserError
-from ldm.evaluation.features import load_extractor
-from ldm.evaluation.sharing import Share
+from ldm.core.errors import UserError
+from ldm.core.share import Share
+from ldm.evaluation.features.names import load_extractor
 from ldm.evaluation.sweep import Setting
 from ldm.training.ema import EMA
 from ldm.training.post_hoc_ema import reconstruct
 from pipelines.averaged import average_applied
-from pipelines.cli import main
-from pipelines.evaluate import evaluate
-from pipelines.evaluated import open_evaluated
-from pipelines.evaluation_costs import COSTS
-from pipelines.evaluation_job import Amounts, Job
-from pipelines.evaluation_parts import PARTS, sweep
-from pipelines.evaluation_text import read_results
-from pipelines.hub import model_card
-from pipelines.quality import Quality
-from pipelines.runs import RunRecord, describe
+from pipelines.commands.main import main
+from pipelines.evaluation.costs import COSTS
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.parts.others import PARTS, sweep
+from pipelines.evaluation.quality import Quality
+from pipelines.evaluation.subject.evaluated import open_evaluated
+from pipelines.evaluation.subject.job import Amounts, Job
+from pipelines.evaluation.text import read_results
+from pipelines.published.card import model_card
+from pipelines.runs.record import RunRecord, describe
 from pipelines.text_to_image import TextToImagePipeline
 
 
@@ -140,7 +140,7 @@ def test_two_real_processes_write_the_same_file(run, features, tmp_path):
     environment = {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     for world, out in ((1, one), (2, two)):
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
-        evaluation = ["-m", "pipelines.cli", "evaluate", str(run), "--features", features]
+        evaluation = ["-m", "pipelines.commands.main", "evaluate", str(run), "--features", features]
         options = ["--samples", "20", "--sweep-samples", "20", "--skip", "clip", "--out", str(out)]
         command = [sys.executable, *launcher, *evaluation, *options]
         done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)

@@ -11,10 +11,11 @@ from small_evaluation import DATA, small, subject, trained_run
 
 from ldm.config import load_config, save_config
 from ldm.data.drawn import draw, truth
-from ldm.data.example import BadImage, Subset
+from ldm.data.example import Subset
+from ldm.data.pictures.bad import BadImage
 from ldm.data.source import open_source
 from ldm.evaluation.sweep import Setting
-from pipelines.evaluated import open_evaluated
+from pipelines.evaluation.subject.evaluated import open_evaluated
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,10 +9,10 @@ import torch
 from small_evaluation import features_in, subject
 
 from ldm.config import SampleConfig
+from ldm.core.inference import leaving_nothing
 from ldm.evaluation.noise_levels import LossByLevel, plot
-from ldm.inference import leaving_nothing
-from pipelines.preview import Preview
-from pipelines.quality import Quality
+from pipelines.evaluation.preview import Preview
+from pipelines.evaluation.quality import Quality
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import pytest
 from conftest import tiny_pipeline
 from PIL import Image
 
+from ldm.core.errors import UserError
 from ldm.data.drawn import petal_colour
-from ldm.errors import UserError
-from pipelines import subject
-from pipelines.explain import explain
-from pipelines.page import Frame, Series, chart
+from pipelines.explained import subject
+from pipelines.explained.explain import explain
+from pipelines.report.page import Frame, Series, chart
 
 HEADINGS = [
     "Adding noise",

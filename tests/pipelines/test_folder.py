@@ -22,13 +22,13 @@ from diffusers import (
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPTextModel
 
+from ldm.core.errors import UserError
 from ldm.diffusion.guidance import EVERYWHERE
 from ldm.diffusion.samplers import SAMPLERS
-from ldm.errors import UserError
-from ldm.scheduler_config import Spec
+from ldm.schedulers.spec import Spec
 from ldm.schedulers.stock import export_refusal
-from pipelines.defaults import STOCK_DEFAULTS
-from pipelines.runs import run_folder
+from pipelines.calls.defaults import STOCK_DEFAULTS
+from pipelines.runs.record import run_folder
 from pipelines.text_to_image import TextToImagePipeline
 
 

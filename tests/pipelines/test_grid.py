@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.grid import captioned_grid
+from pipelines.sheets.grid import captioned_grid
 
 COLOURS = [(255, 0, 0), (0, 160, 0), (0, 0, 255)]
 

@@ -19,10 +19,11 @@ from fake_hub import FakeHub
 from huggingface_hub import HfApi
 
 from ldm.config import load_config
-from ldm.errors import UserError
-from pipelines.defaults import StockDefaults
-from pipelines.hub import model_card, push
-from pipelines.runs import RunRecord
+from ldm.core.errors import UserError
+from pipelines.calls.defaults import StockDefaults
+from pipelines.published.card import model_card
+from pipelines.published.hub import push
+from pipelines.runs.record import RunRecord
 from pipelines.text_to_image import TextToImagePipeline
 
 HERE = Path(__file__).parent
@@ -43,12 +44,12 @@ SCRIPT = """
     from conftest import generator, quiet
     from autoencoder.model import load_autoencoder
     from diffusers import DiffusionPipeline
-    from ldm.conditioning import build_conditioner
+    from ldm.conditions.conditioner import build_conditioner
     from ldm.config import ConditioningConfig
-    from ldm.unet import build_unet
-    from ldm.errors import UserError
+    from ldm.models.unet import build_unet
+    from ldm.core.errors import UserError
     from pipelines import TextToImagePipeline
-    from pipelines.cli import main
+    from pipelines.commands.main import main
 
     run, out = sys.argv[1:]
     assert main(["push", run, "tiny-flowers", "--license", "mit", "--private"]) == 0
@@ -121,7 +122,7 @@ def test_a_hub_that_does_not_answer_is_said_in_a_sentence(monkeypatch):
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("pipelines.hub.HfApi", partial(HfApi, endpoint=endpoint))
+    monkeypatch.setattr("pipelines.published.hub.HfApi", partial(HfApi, endpoint=endpoint))
     with pytest.raises(UserError, match=r"'gardener/tiny' cannot be published: .*refused"):
         tiny_pipeline("none").push_to_hub("gardener/tiny", token="hf_any")
 

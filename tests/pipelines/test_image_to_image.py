@@ -15,7 +15,7 @@ from diffusers import (
 )
 from PIL import Image
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipelines import lettering
-from pipelines.lettering import MOST_LINES, NO_CHARACTER, Lettering, font_of, has, usual_font
+from pipelines.sheets import lettering
+from pipelines.sheets.lettering import MOST_LINES, NO_CHARACTER, Lettering, font_of, has, usual_font
 
 
 @pytest.fixture(autouse=True)

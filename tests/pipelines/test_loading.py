@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from autoencoder.model import load_autoencoder
-from ldm.conditioning import build_conditioner
+from ldm.conditions.conditioner import build_conditioner
 from ldm.config import ConditioningConfig
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 from ldm.models.weights import load_part
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.text_to_image import TextToImagePipeline

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from pipelines.look import TOLD, draw_data, look_at
+from pipelines.commands.look import TOLD, draw_data, look_at
 
 
 def test_a_caption_of_44_000_characters_fills_neither_the_table_nor_the_picture(tmp_path):

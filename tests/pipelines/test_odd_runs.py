@@ -12,9 +12,9 @@ import pytest
 from small_evaluation import AMOUNTS, DATA, features_in, small, trained_run
 
 from ldm.config import load_config, save_config
-from pipelines.evaluate import evaluate
-from pipelines.report import compare, report
-from pipelines.runs import RunRecord, draw_curves
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.report.report import compare, report
+from pipelines.runs.record import RunRecord, draw_curves
 
 # what prints or draws a figure that is not defined
 NOT_A_FIGURE = re.compile(r"\bnan\b|± ?–|\binf\b", re.IGNORECASE)

@@ -14,11 +14,11 @@ from diffusers import (
 )
 from PIL import Image
 
-from ldm.data.decoding import as_rgb
-from ldm.errors import UserError
+from ldm.core.errors import UserError
+from ldm.data.pictures.decoding import as_rgb
+from pipelines.calls.pictures import Pictures, painted
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
-from pipelines.pictures import Pictures, painted
 
 CALL = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "np"}
 

@@ -9,8 +9,8 @@ from small_evaluation import DATA
 
 from ldm.config import SampleConfig
 from ldm.data.source import open_source
-from pipelines.preview import Preview
-from pipelines.quality import Quality
+from pipelines.evaluation.preview import Preview
+from pipelines.evaluation.quality import Quality
 
 
 def test_a_preview_shows_every_prompt_and_compares_over_time(tmp_path):

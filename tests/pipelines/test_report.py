@@ -12,16 +12,16 @@ from PIL import Image
 from small_evaluation import evaluated_run
 
 from ldm.config import load_config, save_config
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 from ldm.evaluation.measurements import Measurement
-from pipelines.browser import browser, inspect, screenshot
-from pipelines.cli import main
-from pipelines.compare_sections import best_of
-from pipelines.findings import findings
-from pipelines.report import compare, report
-from pipelines.report_sections import SECTIONS
-from pipelines.reported import Reported
-from pipelines.runs import RunRecord
+from pipelines.commands.main import main
+from pipelines.report.browser import browser, inspect, screenshot
+from pipelines.report.compare import best_of
+from pipelines.report.findings import findings
+from pipelines.report.report import compare, report
+from pipelines.report.reported import Reported
+from pipelines.report.sections import SECTIONS
+from pipelines.runs.record import RunRecord
 from tests.damage import DAMAGES
 
 needs_browser = pytest.mark.skipif(browser() is None, reason="no Chromium: apt install chromium")

@@ -8,8 +8,8 @@ import torch
 from conftest import SD_BETAS, generator, quiet, stock_pipeline, tiny_parts, tiny_pipeline
 from diffusers import DDIMScheduler, StableDiffusionPAGPipeline
 
-from ldm.errors import UserError
-from pipelines.defaults import StockDefaults
+from ldm.core.errors import UserError
+from pipelines.calls.defaults import StockDefaults
 from pipelines.text_to_image import TextToImagePipeline
 
 PROMPTS = ["a red flower", "a blue one", "", "petals", "a rose", "two daisies", "x", "a red flower"]
@@ -98,7 +98,7 @@ def test_decoding_in_slices_is_decoding(pipe, monkeypatch):
     z = torch.randn(5, 4, 8, 8, generator=generator(0))
     with torch.no_grad():
         whole = pipe.decode(z)
-        monkeypatch.setattr("pipelines.pixels.SLICE", 2 * 16 * 16)
+        monkeypatch.setattr("pipelines.calls.pixels.SLICE", 2 * 16 * 16)
         calls = []
         decode = pipe.vae.decode
         monkeypatch.setattr(pipe.vae, "decode", lambda z: calls.append(len(z)) or decode(z))

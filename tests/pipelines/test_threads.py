@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import generator, tiny_pipeline
 
-from ldm.conditioning import Conditioner
-from ldm.unet import IdentityAttentionProcessor
+from ldm.conditions.conditioner import Conditioner
+from ldm.models.unet import IdentityAttentionProcessor
 
 LONG = "a red flower in a vase " * 20
 CALLS = [

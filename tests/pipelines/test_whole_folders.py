@@ -12,10 +12,10 @@ import pytest
 import torch
 from conftest import tiny_pipeline
 
+from ldm.core.errors import NotWritten, UserError
 from ldm.diffusion.plane import EPS
-from ldm.errors import NotWritten, UserError
 from pipelines.containers.fingerprints import fingerprints, recorded, refuse_mixed
-from pipelines.folder import INDEX
+from pipelines.containers.sd_writer import INDEX
 from pipelines.text_to_image import TextToImagePipeline
 
 

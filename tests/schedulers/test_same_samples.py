@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ldm.config import DiffusionConfig
-from ldm.errors import UserError
-from ldm.scheduler_config import Spec
-from ldm.scheduler_reader import NEAREST
+from ldm.core.errors import UserError
+from ldm.schedulers.reader import NEAREST
+from ldm.schedulers.spec import Spec
 from ldm.schedulers.stock import stock_scheduler
 from ldm.schedulers.trial import ERROR, difference
 from tests.reference import in_float64

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from ldm.config import DiffusionConfig
+from ldm.core.errors import UserError
 from ldm.diffusion.plane import PREDICTIONS
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedules import SCHEDULES
-from ldm.errors import UserError
-from ldm.scheduler_config import Spec
+from ldm.schedulers.spec import Spec
 from ldm.schedulers.stock import export_refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore")

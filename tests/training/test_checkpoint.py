@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
+from ldm.core.errors import UserError
 from ldm.core.sums import manifest_of
-from ldm.errors import UserError
 from ldm.training.checkpoint import damage, load_newest, newest_state, save_checkpoint
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from autoencoder.model import build_autoencoder
-from ldm.conditioning import build_conditioner
+from ldm.conditions.conditioner import build_conditioner
 from ldm.config import ConditioningConfig, load_config
-from ldm.errors import UserError
+from ldm.core.errors import UserError
+from ldm.models.unet import build_unet
 from ldm.training.facts import autoencoder_facts, latent_diffusion_facts, refuse_other_facts
-from ldm.unet import build_unet
 
 SMALL = [
     "conditioning.model={hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}",

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from scipy.integrate import quad
 from torch import nn
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 from ldm.training.post_hoc_ema import (
     LENGTHS,
     PowerEMA,

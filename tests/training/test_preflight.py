@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ldm.conditioning import build_conditioner
+from ldm.conditions.conditioner import build_conditioner
 from ldm.config import ConditioningConfig, TrainConfig
 from ldm.training.preflight import budget, cut_captions
 

@@ -5,7 +5,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from ldm.config import Config, DiffusionConfig, TrainConfig
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 from ldm.training.processes import accelerator_of
 
 TRAIN = TrainConfig(tracker="none")

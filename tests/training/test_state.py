@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 from ldm.training.post_hoc_ema import LENGTHS, PowerEMA
 from ldm.training.state import TrainingState, load_optimizer_tensors, optimizer_tensors
 

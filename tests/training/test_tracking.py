@@ -10,7 +10,7 @@ from accelerate import tracking as tracking_of_accelerate
 from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing import event_accumulator
 
-from ldm.errors import UserError
+from ldm.core.errors import UserError
 from ldm.training.tracking import Metrics, read_metrics, refuse_absent
 
 LINES = [b'{"step": 1, "loss": 0.5}', b'{"step": 2, "loss": NaN}', b'{"step": 3, "loss": 0.25}']

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from ldm.config import DiffusionConfig, TrainConfig
+from ldm.core.inference import evaluating
+from ldm.core.share import Share
 from ldm.diffusion.plane import clean
 from ldm.evaluation.bits import bound_by_level, flow_bits
-from ldm.evaluation.sharing import Share
-from ldm.inference import evaluating
-from ldm.scheduler_config import Spec
+from ldm.schedulers.spec import Spec
 from ldm.training.ema import EMA
 from ldm.training.latent_diffusion import Batch, Examples, LatentDiffusion, bound
 from ldm.training.objective import Times, objective

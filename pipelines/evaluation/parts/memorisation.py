@@ -9,8 +9,8 @@ from ldm.data.order import subset
 from ldm.data.pixels import to_pixels
 from ldm.evaluation.measurements import mean_measurement
 from ldm.evaluation.memorisation import Training
-from pipelines.evaluation_job import Job, pictures
-from pipelines.grid import captioned_grid, tiled
+from pipelines.evaluation.subject.job import Job, pictures
+from pipelines.sheets.grid import captioned_grid, tiled
 
 
 def memorisation(job: Job) -> dict[str, Any] | str:

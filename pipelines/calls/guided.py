@@ -1,0 +1,63 @@
+"""The network of a call: the U-Net under what it is told, guided."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.guidance import cfg, perturbed
+from ldm.diffusion.loss import Network
+from ldm.diffusion.plane import Level
+from ldm.diffusion.schedules import Schedule
+from ldm.models.unet import perturbing_attention
+from pipelines.calls.defaults import Guidance
+
+
+class Told:
+    """What a network is told; a callback may change it between two steps."""
+
+    def __init__(self, positive: Tensor, negative: Tensor | None, scale: float) -> None:
+        self.scale = scale
+        self.tell(positive, negative)
+
+    def tell(self, positive: Tensor, negative: Tensor | None) -> None:
+        """Other contexts (B, L, D). One tensor each, as its projections are kept by identity."""
+        self.positive, self.negative = positive, negative
+        self.both = None if negative is None else torch.cat([negative, positive])
+
+
+def guided(unet: Any, schedule: Schedule, told: Told, guidance: Guidance) -> Network:
+    """The guided U-Net, float32 in and out.
+
+    Conditional and unconditional are one pass of 2B images; without a negative context there
+    is one of B.
+    """
+
+    def predict(network: Any, x: Tensor, level: Level, context: Tensor | None) -> Tensor:
+        label = schedule.label(level.t).to(torch.float32).to(x.device)
+        return network(x.to(network.dtype), label, context, return_dict=False)[0].to(x.dtype)
+
+    def cond(x: Tensor, level: Level) -> Tensor:
+        return predict(unet, x, level, told.positive)
+
+    def uncond(x: Tensor, level: Level) -> Tensor:
+        return predict(unet, x, level, told.negative)
+
+    def pair(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        f_u, f_c = predict(unet, torch.cat([x, x]), level, told.both).chunk(2)
+        return f_c, f_u
+
+    def scale(level: Level) -> float:
+        return told.scale
+
+    network: Network = cond
+    if told.negative is not None:
+        network = cfg(cond, uncond, scale, guidance.interval, guidance.rescale, pair)
+    if guidance.pag_scale:
+        weak = perturbing_attention(unet)
+
+        def worse(x: Tensor, level: Level) -> Tensor:
+            return predict(weak, x, level, told.positive)
+
+        network = perturbed(network, cond, worse, guidance.pag_scale)
+    return network

@@ -1,0 +1,177 @@
+"""`ldm evaluate`: everything that can be said about a checkpoint, in one reproducible command."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from tqdm.auto import tqdm
+
+from ldm.core.errors import UserError
+from ldm.core.files import write_json, write_text
+from ldm.core.share import MICRO_BATCH, repeatable
+from ldm.core.sums import read_sealed, write_sealed
+from ldm.core.text import say
+from ldm.evaluation.features.extractor import Extractor, weight_hash
+from ldm.evaluation.features.names import load_extractor
+from ldm.evaluation.features.network import load_feature_network
+from ldm.evaluation.features.training import train_features
+from ldm.evaluation.measurements import jsonable
+from pipelines.evaluation.costs import COSTS, predict
+from pipelines.evaluation.parts.others import FEWEST, PARTS
+from pipelines.evaluation.subject.evaluated import Evaluated, open_evaluated
+from pipelines.evaluation.subject.job import DEFAULT, Amounts, Job
+from pipelines.evaluation.text import as_text, read_results
+
+FEATURE_STEPS = 600
+
+
+def evaluate(
+    model: str,
+    amounts: Amounts = DEFAULT,
+    features: str | None = None,
+    train: bool = False,
+    parts: Sequence[str] = tuple(PARTS),
+    data: str | None = None,
+    caption: str | None = None,
+    clip: str | None = None,
+    seed: int = 0,
+    out: str | None = None,
+) -> Path:
+    """Evaluate a run, a pipeline folder or a Hub name; returns the folder of the results.
+
+    `features` names the extractor, `train` trains one on the data first, `data` and its `caption`
+    column replace the run's own, `clip` names an open_clip model. Writes results.json, results.txt,
+    pictures, and timing.json with what was predicted; what an earlier call with the same amounts
+    found of other parts stays. The results are the same whatever the number of processes. Raises
+    UserError where something is not there.
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise UserError(f"unknown part {part!r}: there are {', '.join(PARTS)}")
+    if min(amounts.samples, amounts.sweep_samples) < FEWEST:
+        raise UserError(f"a distribution takes at least {FEWEST} samples to compare")
+    subject = open_evaluated(model, data, out, seed, caption)
+    job = Job(subject, choose_features(subject, features, train), amounts, clip)
+    predicted = predict(job, parts)
+    if subject.share.rank == 0:
+        say(preflight(job, predicted))
+    taken = _run(job, parts, model)
+    if subject.share.rank == 0:
+        times = {"predicted": predicted, "taken": taken}
+        write_json(subject.folder / "timing.json", times)
+        say((subject.folder / "results.txt").read_text())
+        ratio = sum(taken.values()) / max(1e-9, sum(predicted.values()))
+        say(f"{subject.folder}: {_minutes(sum(taken.values()))}, {ratio:.2f} of what was said")
+    return subject.folder
+
+
+def _run(job: Job, parts: Sequence[str], model: str) -> dict[str, float]:
+    """Run the parts, writing the results after each; returns the seconds that they took."""
+    results, taken = _earlier(job, model), {}
+    hidden = job.subject.share.rank > 0
+    total = sum(COSTS[name](job).evaluations for name in parts) // job.subject.share.world
+    with repeatable(), tqdm(total=total, unit="eval", disable=hidden) as bar:
+        job.subject.tick = bar.update
+        for name in parts:
+            bar.set_description(name)
+            began = time.perf_counter()
+            found = jsonable(PARTS[name](job))
+            taken[name] = time.perf_counter() - began
+            results.pop(name, None)
+            results["missing"].pop(name, None)
+            (results["missing"] if isinstance(found, str) else results)[name] = found
+            if not hidden:
+                write_text(job.folder / "results.txt", as_text(results) + "\n")
+                write_sealed(job.folder / "results.json", results)
+    return taken
+
+
+def _earlier(job: Job, model: str) -> dict[str, Any]:
+    """What was found before of the very same thing, whatever it was called; else what it is."""
+    about = _about(job, model)
+    try:
+        known = read_results(job.folder)
+    except UserError as error:
+        say(f"what was found before is left out: {error}")
+        known = {}
+    same = all(known.get(key) == value for key, value in about.items() if key != "model")
+    return {**known, "model": model} if same else {**about, "missing": {}}
+
+
+def choose_features(subject: Evaluated, spec: str | None, train: bool) -> Extractor:
+    """The extractor that was named; else the run's own trained one; else Inception.
+
+    With `train` the run's own is made first, unless it was made for these images already. Raises
+    UserError where one is named as well.
+    """
+    folder = subject.folder / "features"
+    if spec is not None and train:
+        raise UserError(f"features {spec} are named, and others would be trained: ask for one")
+    if spec is not None:
+        return load_extractor(spec, subject.device)
+    if train and subject.share.rank == 0 and not _trained_on(folder, subject):
+        train_features(
+            subject.sources["train"],
+            folder,
+            subject.data,
+            subject.resolution,
+            FEATURE_STEPS,
+            seed=subject.seed,
+            device=subject.device,
+        )
+    subject.share.gather([None])  # the others wait until it is there
+    if (folder / "features.json").is_file():
+        return load_extractor(f"trained:{folder}", subject.device)
+    return load_extractor("inception", subject.device)
+
+
+def _trained_on(folder: Path, subject: Evaluated) -> bool:
+    """Whether `folder` has a whole feature network of this very data."""
+    try:
+        about = read_sealed(folder / "features.json")
+        load_feature_network(folder)
+    except (OSError, ValueError):
+        return False
+    return (
+        about.get("fingerprint") == subject.sources["train"].fingerprint
+        and about.get("steps") == FEATURE_STEPS
+    )
+
+
+def preflight(job: Job, predicted: dict[str, float]) -> str:
+    """What is about to be done, and how long it will take."""
+    subject = job.subject
+    sizes = ", ".join(f"{len(source):,} {name}" for name, source in subject.sources.items())
+    rows = {
+        "images": f"{sizes}, {subject.resolution} px",
+        "samples": f"{job.amounts.samples}, {subject.setting}",
+        "features": job.extractor.label,
+        "processes": str(subject.share.world),
+        "time": f"{_minutes(sum(predicted.values()))}: "
+        + ", ".join(f"{name} {_minutes(s)}" for name, s in predicted.items() if s >= 1),
+    }
+    return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def _about(job: Job, model: str) -> dict[str, Any]:
+    subject = job.subject
+    networks = {k: getattr(subject.pipe, k) for k in ("unet", "vae", "text_encoder")}
+    about = {
+        "model": model,
+        "weights": weight_hash(nn.ModuleDict(networks)),
+        "setting": subject.setting.summary(),
+        "seed": subject.seed,
+        "resolution": subject.resolution,
+        "features": job.extractor.label,
+        "data": {name: source.fingerprint for name, source in subject.sources.items()},
+        "images": {name: source.image_fingerprint for name, source in subject.sources.items()},
+        "micro_batch": MICRO_BATCH,
+        "amounts": vars(job.amounts),
+    }
+    return jsonable(about)  # as it will be read: tuples are lists

@@ -1,0 +1,48 @@
+"""The same prompts and seeds at every evaluation: how a model comes along, as pictures."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.config import SampleConfig
+from ldm.core.files import written
+from pipelines.sampling import NoNumbers
+from pipelines.sheets.grid import captioned_grid
+from pipelines.text_to_image import TextToImagePipeline
+
+
+class Preview:
+    """Samples of a pipeline in training, one captioned grid per call."""
+
+    def __init__(
+        self,
+        pipeline: TextToImagePipeline,
+        config: SampleConfig,
+        prompts: Sequence[str],
+        folder: Path,
+    ) -> None:
+        self.pipeline, self.config, self.folder = pipeline, config, folder
+        self.prompts = list(prompts) or [""]
+        pipeline.set_progress_bar_config(disable=True)
+
+    def __call__(self, step: int) -> Path | None:
+        """Sample and write folder/step_NNNNNNN.png; None from a network that gives no numbers.
+
+        Whether its training has diverged is for the training to say.
+        """
+        count = self.config.images_per_prompt
+        try:
+            images = self.pipeline(
+                self.prompts, num_images_per_prompt=count, seed=self.config.seed
+            ).images
+        except NoNumbers:
+            warnings.warn(f"no picture of step {step}: the samples are no numbers", stacklevel=2)
+            return None
+        rows = [
+            (prompt or "(no prompt)", images[k * count : (k + 1) * count])
+            for k, prompt in enumerate(self.prompts)
+        ]
+        path = self.folder / f"step_{step:07d}.png"
+        with written(path) as file:
+            captioned_grid(rows).save(file)
+        return path

@@ -1,0 +1,73 @@
+"""Sample quality in the course of training: the metrics of `ldm evaluate`, small and often."""
+
+from functools import cached_property
+from pathlib import Path
+
+from ldm.config import Config
+from ldm.core.share import Share, repeatable
+from ldm.data.example import Source
+from ldm.evaluation.measurements import measure
+from pipelines.evaluation.evaluate import choose_features
+from pipelines.evaluation.parts.others import adherence_share
+from pipelines.evaluation.subject.evaluated import Evaluated, this_share
+from pipelines.evaluation.subject.job import Amounts, Job
+from pipelines.sampling import NoNumbers
+from pipelines.text_to_image import TextToImagePipeline
+
+MOST = 5000  # training images of the reference: what bounds the memory
+FIGURES = ("fd", "kid", "precision", "recall")
+
+
+class Quality:
+    """FD, KID, precision, recall and adherence of `samples` images of the pipeline as it is.
+
+    Call it under the EMA's weights. Samples are split over processes, time and memory are bounded
+    by `samples` and MOST, and nothing that training uses is touched: neither weights, modes nor
+    torch's generator. `features` is as `ldm evaluate` takes it; None trains some at the first call.
+    """
+
+    def __init__(
+        self,
+        pipeline: TextToImagePipeline,
+        sources: dict[str, Source],
+        folder: Path,
+        samples: int,
+        features: str | None = None,
+        seed: int = 0,
+        share: Share | None = None,
+    ) -> None:
+        side = pipeline.latent_shape(None, None)[1] * pipeline.factor
+        self.subject = Evaluated(pipeline, sources, side, folder, None, seed, share or Share())
+        self.samples, self.features = samples, features
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        pipeline: TextToImagePipeline,
+        sources: dict[str, Source],
+        folder: Path,
+    ) -> "Quality":
+        """As a run's config asks for it, split over the run's processes."""
+        samples, features = config.sample.quality_samples, config.sample.quality_features
+        return cls(pipeline, sources, folder, samples, features, config.seed, this_share())
+
+    @cached_property
+    def _job(self) -> Job:
+        extractor = choose_features(self.subject, self.features, train=self.features is None)
+        return Job(self.subject, extractor, Amounts(self.samples, reference=MOST))
+
+    def __call__(self) -> dict[str, float]:
+        """The figures, named "quality/fd" and so on; none of a network that gives no numbers."""
+        with repeatable():
+            prompts = self.subject.prompts(self.samples)
+            try:
+                images = self.subject.sample(prompts)
+            except NoNumbers:
+                return {}
+            found = measure(self._job.features(images), self._job.reference(), resamples=2)
+        figures = {f"quality/{m.name}": m.value for m in found if m.name in FIGURES and m.defined}
+        share = adherence_share(self._job, prompts, images)
+        if share is not None:
+            figures["quality/adherence"] = share.value
+        return figures
