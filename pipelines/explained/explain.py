@@ -17,7 +17,7 @@ from ldm.diffusion.plane import EPS, Estimate, Level, V, error_gain, fit, noised
 from ldm.diffusion.samplers import SAMPLERS, Noise
 from ldm.diffusion.schedules import SCHEDULES, Cosine, linear
 from pipelines.explained.subject import Subject, drawn_subject, keyed_normal, trained_subject
-from pipelines.report.page import Frame, Series, chart, charts, page, strips
+from pipelines.sheets.page import Frame, Series, chart, charts, page, strips
 
 STEPS = 20  # of every sampler on the page
 SHOWN = (0, 2, 4, 6, 9, 13, 19)  # of these, more of the early ones, where most is decided

@@ -6,8 +6,9 @@ from dataclasses import is_dataclass
 from html import escape
 
 from ldm.evaluation.measurements import Measurement
-from pipelines.report.page import Series, charts
-from pipelines.report.pieces import (
+from pipelines.report.reported import Reported
+from pipelines.sheets.page import Series, charts
+from pipelines.sheets.pieces import (
     curves,
     grid,
     interval,
@@ -17,7 +18,6 @@ from pipelines.report.pieces import (
     thinned,
     webp,
 )
-from pipelines.report.reported import Reported
 
 Runs = Sequence[Reported]
 MOVING = ("fd", "cmmd", "recall", "coverage")  # with the number of samples

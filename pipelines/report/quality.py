@@ -5,8 +5,9 @@ from html import escape
 from typing import Any
 
 from pipelines.evaluation.text import copies, measurements
-from pipelines.report.page import Series, charts
-from pipelines.report.pieces import (
+from pipelines.report.reported import Reported
+from pipelines.sheets.page import Series, charts
+from pipelines.sheets.pieces import (
     curves,
     grid,
     interval,
@@ -17,7 +18,6 @@ from pipelines.report.pieces import (
     thinned,
     whisker,
 )
-from pipelines.report.reported import Reported
 
 
 def quality(told: Reported) -> str:

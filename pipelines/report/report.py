@@ -12,10 +12,10 @@ from ldm.core.errors import UserError
 from ldm.core.files import write_text
 from pipelines.report import compare as compare_sections
 from pipelines.report import sections as report_sections
-from pipelines.report.page import page
-from pipelines.report.pieces import SCRIPT, STYLE
 from pipelines.report.reported import Reported
 from pipelines.runs.record import RunRecord
+from pipelines.sheets.page import page
+from pipelines.sheets.pieces import SCRIPT, STYLE
 
 
 def report(run: str | Path, out: str | Path | None = None) -> Path:

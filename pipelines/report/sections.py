@@ -5,8 +5,11 @@ from html import escape
 
 from ldm.evaluation.measurements import shown
 from pipelines.report.findings import findings
-from pipelines.report.page import Series, charts
-from pipelines.report.pieces import (
+from pipelines.report.quality import averages, likelihood, memorisation, prompts, quality, sampling
+from pipelines.report.reported import Reported
+from pipelines.runs.record import describe
+from pipelines.sheets.page import Series, charts
+from pipelines.sheets.pieces import (
     curves,
     evenly,
     facts,
@@ -17,9 +20,6 @@ from pipelines.report.pieces import (
     thinned,
     tile,
 )
-from pipelines.report.quality import averages, likelihood, memorisation, prompts, quality, sampling
-from pipelines.report.reported import Reported
-from pipelines.runs.record import describe
 
 
 def headline(told: Reported) -> str:

@@ -13,7 +13,7 @@ from ldm.core.errors import UserError
 from ldm.data.drawn import petal_colour
 from pipelines.explained import subject
 from pipelines.explained.explain import explain
-from pipelines.report.page import Frame, Series, chart
+from pipelines.sheets.page import Frame, Series, chart
 
 HEADINGS = [
     "Adding noise",

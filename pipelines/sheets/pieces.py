@@ -12,7 +12,7 @@ from PIL import Image
 
 from ldm.core.text import say
 from ldm.evaluation.measurements import NAMES, Measurement
-from pipelines.report.page import Frame, Series, chart
+from pipelines.sheets.page import Frame, Series, chart
 
 STYLE = """
 .lead { color: var(--muted); margin-top: -0.4rem; overflow-wrap: anywhere; }
