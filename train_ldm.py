@@ -25,6 +25,7 @@ from ldm.core.errors import UserError, exits_with_a_sentence
 from ldm.core.inference import leaving_nothing
 from ldm.data.example import Source
 from ldm.data.repeats import repeated
+from ldm.evaluation.measurements import FEWEST
 from ldm.models.unet import build_unet, refuse_a_lone_unet
 from ldm.schedulers.spec import Spec
 from ldm.schedulers.stock import export_refusal
@@ -46,7 +47,6 @@ from ldm.training.run import Run
 from ldm.training.state import TrainingState
 from ldm.training.validation import Validation
 from pipelines.calls.defaults import refuse_interval
-from pipelines.evaluation.parts.others import FEWEST
 from pipelines.evaluation.preview import Preview
 from pipelines.evaluation.quality import Quality
 from pipelines.text_to_image import TextToImagePipeline

@@ -20,6 +20,7 @@ from ldm.evaluation.frechet import Moments, frechet_distance, frechet_distances,
 from ldm.evaluation.kernels import cmmds, kernel_distances
 from ldm.evaluation.neighbours import MOST, neighbour_shares
 
+FEWEST = 20  # images that a distribution can be told from
 Z = 1.959963984540054  # 95 %
 KEPT = 0.8  # of the samples, in each subset that an interval is made of
 NEIGHBOURLY = ("precision", "recall", "density", "coverage")

@@ -8,14 +8,17 @@ of two networks on the same examples is paired: its interval is far narrower tha
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 from scipy.special import stdtrit
 from torch import Tensor
 
 from ldm.core import keyed
 from ldm.core.files import written
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # (x0, eps, t, indices of the examples) -> losses (B,), each the mean over an example's elements
 NetworkLoss = Callable[[Tensor, Tensor, Tensor, list[int]], Tensor]
@@ -127,8 +130,10 @@ def loss_by_level(
     return LossByLevel(times, losses)
 
 
-def plot(curves: Mapping[str, LossByLevel], path: Path | str | None = None) -> Figure:
+def plot(curves: Mapping[str, LossByLevel], path: Path | str | None = None) -> "Figure":
     """Loss against t, a line and its 95 % band for each named curve; written to `path` if given."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     positive = False

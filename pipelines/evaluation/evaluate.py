@@ -11,20 +11,16 @@ from tqdm.auto import tqdm
 from ldm.core.errors import UserError
 from ldm.core.files import write_json, write_text
 from ldm.core.share import MICRO_BATCH, repeatable
-from ldm.core.sums import read_sealed, write_sealed
+from ldm.core.sums import write_sealed
 from ldm.core.text import say
-from ldm.evaluation.features.extractor import Extractor, weight_hash
-from ldm.evaluation.features.names import load_extractor
-from ldm.evaluation.features.network import load_feature_network
-from ldm.evaluation.features.training import train_features
-from ldm.evaluation.measurements import jsonable
+from ldm.evaluation.features.extractor import weight_hash
+from ldm.evaluation.measurements import FEWEST, jsonable
 from pipelines.evaluation.costs import COSTS, predict
-from pipelines.evaluation.parts.others import FEWEST, PARTS
-from pipelines.evaluation.subject.evaluated import Evaluated, open_evaluated
+from pipelines.evaluation.parts.others import PARTS
+from pipelines.evaluation.subject.evaluated import open_evaluated
+from pipelines.evaluation.subject.features import choose_features
 from pipelines.evaluation.subject.job import DEFAULT, Amounts, Job
 from pipelines.evaluation.text import as_text, read_results
-
-FEATURE_STEPS = 600
 
 
 def evaluate(
@@ -98,46 +94,6 @@ def _earlier(job: Job, model: str) -> dict[str, Any]:
         known = {}
     same = all(known.get(key) == value for key, value in about.items() if key != "model")
     return {**known, "model": model} if same else {**about, "missing": {}}
-
-
-def choose_features(subject: Evaluated, spec: str | None, train: bool) -> Extractor:
-    """The extractor that was named; else the run's own trained one; else Inception.
-
-    With `train` the run's own is made first, unless it was made for these images already. Raises
-    UserError where one is named as well.
-    """
-    folder = subject.folder / "features"
-    if spec is not None and train:
-        raise UserError(f"features {spec} are named, and others would be trained: ask for one")
-    if spec is not None:
-        return load_extractor(spec, subject.device)
-    if train and subject.share.rank == 0 and not _trained_on(folder, subject):
-        train_features(
-            subject.sources["train"],
-            folder,
-            subject.data,
-            subject.resolution,
-            FEATURE_STEPS,
-            seed=subject.seed,
-            device=subject.device,
-        )
-    subject.share.gather([None])  # the others wait until it is there
-    if (folder / "features.json").is_file():
-        return load_extractor(f"trained:{folder}", subject.device)
-    return load_extractor("inception", subject.device)
-
-
-def _trained_on(folder: Path, subject: Evaluated) -> bool:
-    """Whether `folder` has a whole feature network of this very data."""
-    try:
-        about = read_sealed(folder / "features.json")
-        load_feature_network(folder)
-    except (OSError, ValueError):
-        return False
-    return (
-        about.get("fingerprint") == subject.sources["train"].fingerprint
-        and about.get("steps") == FEATURE_STEPS
-    )
 
 
 def preflight(job: Job, predicted: dict[str, float]) -> str:

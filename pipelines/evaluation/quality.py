@@ -7,9 +7,9 @@ from ldm.config import Config
 from ldm.core.share import Share, repeatable
 from ldm.data.example import Source
 from ldm.evaluation.measurements import measure
-from pipelines.evaluation.evaluate import choose_features
 from pipelines.evaluation.parts.others import adherence_share
 from pipelines.evaluation.subject.evaluated import Evaluated, this_share
+from pipelines.evaluation.subject.features import choose_features
 from pipelines.evaluation.subject.job import Amounts, Job
 from pipelines.sampling import NoNumbers
 from pipelines.text_to_image import TextToImagePipeline

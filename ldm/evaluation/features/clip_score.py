@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +20,8 @@ def load_open_clip(where: str = "") -> tuple[Any, Any, str]:
 
     Raises UserError where they are not here and cannot be downloaded.
     """
+    import open_clip  # with the networks of a hundred papers: where it is used
+
     where = where or DEFAULT
     if Path(where).is_dir():
         name, weights = f"local-dir:{where}", None
@@ -50,6 +51,8 @@ def open_clip_extractor(where: str = "") -> Extractor:
 
 
 def _extractor(model: Any, name: str) -> Extractor:
+    import open_clip
+
     seen = open_clip.get_model_preprocess_cfg(model)
     size = seen["size"]
     return Extractor(

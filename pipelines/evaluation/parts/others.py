@@ -17,7 +17,7 @@ from ldm.diffusion.plane import Level, clean, error_gain
 from ldm.evaluation.adherence import Row, by_wanted, table, total
 from ldm.evaluation.bits import bound_by_level, flow_bits
 from ldm.evaluation.features.clip_score import ClipScore
-from ldm.evaluation.measurements import Measurement, mean_measurement, measure
+from ldm.evaluation.measurements import FEWEST, Measurement, mean_measurement, measure
 from ldm.evaluation.noise_levels import LossByLevel, plot
 from ldm.evaluation.sweep import Point, Setting, best, cheapest_as_good, settings
 from ldm.training.post_hoc_ema import Snapshot, averaged, coefficients, snapshots
@@ -27,7 +27,6 @@ from pipelines.evaluation.subject.job import Job, pictures
 from pipelines.sheets.grid import captioned_grid, tiled
 
 SHOWN = 24
-FEWEST = 20  # images that a distribution can be told from
 
 
 def metrics(job: Job) -> dict[str, Any]:
