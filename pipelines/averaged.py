@@ -13,10 +13,8 @@ from ldm.schedulers.stock import export_refusal
 from ldm.training.post_hoc_ema import reconstruct
 from pipelines.calls.defaults import EMA_LENGTH
 from pipelines.containers.sd_writer import INDEX, save
-from pipelines.runs.record import RunRecord
+from pipelines.runs.record import SNAPSHOTS, RunRecord
 from pipelines.text_to_image import TextToImagePipeline
-
-SNAPSHOTS = Path("ldm") / "ema"  # in a run: what PowerEMA saved
 
 
 def _modules(pipe: TextToImagePipeline) -> dict[str, Any]:

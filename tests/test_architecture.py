@@ -59,7 +59,11 @@ MODULES = modules()
 
 def imports(path):
     """The dotted names that a file imports: inside functions and for type checkers as well."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return imports_of(ast.parse(path.read_text(encoding="utf-8")), path)
+
+
+def imports_of(tree, path=None):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -101,6 +105,29 @@ def test_ldm_does_not_know_the_autoencoder_nor_the_pipelines():
         if (package := name.split(".")[0]) in packages:
             used = {other.split(".")[0] for other in others & MODULES.keys()}
             assert used <= packages[package] | {package}, f"{name} imports {used}"
+
+
+def needed_at_start(name):
+    """The modules that importing `name` imports: not for types alone, nor within functions."""
+    needed, waiting = set(), [name]
+    while waiting:
+        tree = ast.parse(MODULES[waiting.pop()].read_text(encoding="utf-8"))
+        tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        found = set(imports_of(tree)) - needed
+        needed |= found
+        waiting += found & MODULES.keys()
+    return needed
+
+
+@pytest.mark.parametrize(
+    ("name", "heavy"),
+    [("train_ldm", {"open_clip", "matplotlib"}),
+     ("pipelines.report.report", {"open_clip", "matplotlib", "diffusers", "transformers",
+                                  "accelerate"})],
+)  # fmt: skip
+def test_a_command_starts_without_what_it_does_not_use(name, heavy):
+    assert "torch" in (roots := {one.split(".")[0] for one in needed_at_start(name)})
+    assert not roots & heavy
 
 
 def test_no_module_needs_itself():

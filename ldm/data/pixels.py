@@ -42,6 +42,11 @@ def normalise(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
+def pictures(pixels: Tensor) -> list[Image.Image]:
+    """Of uint8 (N, 3, H, W)."""
+    return [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in pixels]
+
+
 def pixels_of(
     source: Source, resolution: int, most: int = MOST, seed: int = 0
 ) -> tuple[Tensor, list[int]]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 from PIL import Image
 from scipy.special import ndtri
@@ -17,6 +18,7 @@ from scipy.special import ndtri
 from ldm.data.flowers.flower import COUNTS, PETALS
 from ldm.data.flowers.measure import petal_colour, petal_count
 from ldm.evaluation.bloom import bloom_colour
+from ldm.evaluation.records import Record, jsonable
 
 Measure = Callable[[Image.Image], object]
 MEASURES: dict[str, Measure] = {
@@ -56,7 +58,7 @@ def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Record):
     """How often one prompt got what it asked for."""
 
     prompt: str
@@ -75,11 +77,10 @@ class Row:
         """Wilson's, at 95 %."""
         return wilson(self.right, self.n)
 
-    def summary(self) -> dict[str, object]:
-        """As JSON."""
+    def summary(self) -> dict[str, Any]:
+        """As JSON, with the share and the ends of its interval."""
         low, high = self.interval
-        figures = {"share": self.share, "low": low, "high": high}
-        return {**vars(self), "seen": dict(self.seen), **figures}
+        return jsonable({**vars(self), "share": self.share, "low": low, "high": high})
 
 
 def adherence(prompt: str, measure: str, images: Iterable[Image.Image]) -> Row:

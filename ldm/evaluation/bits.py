@@ -18,6 +18,7 @@ from ldm.diffusion.likelihood import Elbo, bits_per_dim, elbo, ode_log_prob
 from ldm.diffusion.plane import Level
 from ldm.diffusion.schedules import Schedule
 from ldm.evaluation.measurements import Measurement, mean_measurement
+from ldm.evaluation.records import Record
 
 Bound = Callable[[list[int]], Denoiser]  # the denoiser conditioned as the examples `indices` are
 
@@ -42,10 +43,18 @@ class Bits:
         }
         return [mean_measurement(name, value) for name, value in terms.items()]
 
-    def summary(self) -> dict[str, object]:
-        """As JSON: the terms, and the mean of each step."""
-        rows = [m.summary() for m in self.measurements()]
-        return {"terms": rows, "t": self.times, "steps": self.steps.mean(1).tolist()}
+    def bound(self) -> "BitsByTerm":
+        """The terms, and the mean of each step."""
+        return BitsByTerm(self.measurements(), self.times, self.steps.mean(1).tolist())
+
+
+@dataclass(frozen=True)
+class BitsByTerm(Record):
+    """The bound, summed up over its examples."""
+
+    terms: list[Measurement]
+    t: list[float]  # (n - 1,) where each step starts
+    steps: list[float]  # (n - 1,)
 
 
 def bound_by_level(

@@ -19,6 +19,7 @@ from ldm.evaluation.adherence import wilson
 from ldm.evaluation.frechet import Moments, frechet_distance, frechet_distances, moments
 from ldm.evaluation.kernels import cmmds, kernel_distances
 from ldm.evaluation.neighbours import MOST, neighbour_shares
+from ldm.evaluation.records import Record, jsonable
 
 FEWEST = 20  # images that a distribution can be told from
 Z = 1.959963984540054  # 95 %
@@ -30,7 +31,7 @@ LINEAR = (0.75, 1.35)  # FD's growth from N/2 to N/4 over what a line in 1/N pre
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Record):
     """One figure, its standard error over draws of its N samples, and what it was made with.
 
     What is not defined, such as the spread of one image, is NaN here and null in JSON; the note
@@ -56,22 +57,18 @@ class Measurement:
             return wilson(round(self.value * self.n), self.n)
         return max(0.0, low), min(1.0, high)
 
-    def summary(self) -> dict[str, object]:
-        """As JSON."""
+    def summary(self) -> dict[str, Any]:
+        """As JSON, with the ends of the interval."""
         low, high = self.interval
         return jsonable({**vars(self), "low": low, "high": high})
-
-    @classmethod
-    def read(cls, row: Mapping[str, Any]) -> "Measurement":
-        """The inverse."""
-        known: dict[str, Any] = {
-            k: math.nan if v is None else v for k, v in row.items() if k in cls.__dataclass_fields__
-        }
-        return cls(**known)
 
     @property
     def defined(self) -> bool:
         return math.isfinite(self.value)
+
+    def shown(self, form: str) -> str:
+        """The value in the format `form`, and a dash where it is not defined."""
+        return shown(self.value, form)
 
 
 def undefined(name: str, n: int, features: str, why: str) -> Measurement:
@@ -79,20 +76,9 @@ def undefined(name: str, n: int, features: str, why: str) -> Measurement:
     return Measurement(name, math.nan, math.nan, n, features, f"not defined: {why}")
 
 
-def jsonable(value: Any) -> Any:
-    """`value` as JSON can hold it: arrays and their scalars as numbers, NaN and infinity null."""
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(inner) for inner in value]
-    if hasattr(value, "tolist"):  # an array or a scalar of NumPy or torch
-        return jsonable(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def shown(value: float | None, form: str) -> str:
+def shown(value: float, form: str) -> str:
     """A figure in the format `form`, and a dash where it is not defined."""
-    return "–" if value is None or not math.isfinite(value) else format(value, form)
+    return format(value, form) if math.isfinite(value) else "–"
 
 
 def subsets(n: int, kept: float, count: int, seed: int) -> Tensor:

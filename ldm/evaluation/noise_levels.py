@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ldm.core import keyed
 from ldm.core.files import written
+from ldm.evaluation.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,18 +67,32 @@ class LossByLevel:
         """The losses of each level times `gain` (L,): the same errors seen in another space."""
         return replace(self, losses=self.losses * gain.double().cpu()[:, None], space=space)
 
-    def summary(self) -> dict[str, object]:
-        """What a report needs, as JSON."""
-        return {
-            "space": self.space,
-            "examples": self.losses.shape[1],
-            "t": self.times.tolist(),
-            "mean": self.mean.tolist(),
-            "standard_error": self.standard_error.tolist(),
-            "interval": self.interval().tolist(),
-            "total": self.total,
-            "total_standard_error": self.total_standard_error,
-        }
+    def curve(self) -> "Curve":
+        """What a report needs."""
+        return Curve(
+            self.space,
+            self.losses.shape[1],
+            self.times.tolist(),
+            self.mean.tolist(),
+            self.standard_error.tolist(),
+            self.interval().tolist(),
+            self.total,
+            self.total_standard_error,
+        )
+
+
+@dataclass(frozen=True)
+class Curve(Record):
+    """A loss by noise level, summed up over its examples; NaN is what one of them has not."""
+
+    space: str
+    examples: int
+    t: list[float]  # (L,)
+    mean: list[float]  # (L,)
+    standard_error: list[float]  # (L,)
+    interval: list[list[float]]  # (L, 2)
+    total: float
+    total_standard_error: float
 
 
 def _error(values: Tensor) -> Tensor:

@@ -1,14 +1,16 @@
 """What sampling costs and what it brings: one checkpoint, many ways to sample, the same noise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from ldm.diffusion.guidance import EVERYWHERE, interval_to_json
+from ldm.diffusion.guidance import EVERYWHERE, interval_from_json, interval_to_json
 from ldm.evaluation.measurements import Measurement
+from ldm.evaluation.records import Record
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(Record):
     """A way to sample."""
 
     sampler: str
@@ -23,16 +25,22 @@ class Setting:
         low, high = self.interval
         return f"{text} in σ/α {low:g} to {high:g}"
 
-    def summary(self) -> dict[str, object]:
+    def summary(self) -> dict[str, Any]:
         """As JSON, with the interval where there is one."""
         said = dict(vars(self))
         if said.pop("interval") != EVERYWHERE:
             said["interval"] = interval_to_json(self.interval)
         return said
 
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> "Setting":
+        """The inverse."""
+        interval = interval_from_json(row["interval"]) if "interval" in row else EVERYWHERE
+        return cls(row["sampler"], row["steps"], row["guidance"], interval)
+
 
 @dataclass(frozen=True)
-class Point:
+class Point(Record):
     """A setting and what came of it."""
 
     setting: Setting
@@ -43,10 +51,16 @@ class Point:
         """The value of one figure, if it was measured and is defined."""
         return next((m.value for m in self.figures if m.name == name and m.defined), None)
 
-    def summary(self) -> dict[str, object]:
-        """As JSON."""
+    def summary(self) -> dict[str, Any]:
+        """As JSON, the setting's own names among the others."""
         about = {**self.setting.summary(), "evaluations": self.evaluations}
         return {**about, "figures": [m.summary() for m in self.figures]}
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> "Point":
+        """The inverse."""
+        figures = tuple(Measurement.read(one) for one in row["figures"])
+        return cls(Setting.read(row), row["evaluations"], figures)
 
 
 QUICK = (

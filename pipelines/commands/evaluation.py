@@ -13,8 +13,8 @@ def evaluate(args: Namespace) -> None:
     """Measure a model: quality, adherence, likelihood, memorisation, and how best to sample it."""
     from pipelines.commands.quiet import quiet_libraries
     from pipelines.evaluation.evaluate import evaluate as run
-    from pipelines.evaluation.parts.others import PARTS
-    from pipelines.evaluation.subject.job import Amounts
+    from pipelines.evaluation.parts.table import PARTS
+    from pipelines.evaluation.subject.amounts import Amounts
 
     quiet_libraries()
     skipped = set(args.skip.split(",")) if args.skip else set()

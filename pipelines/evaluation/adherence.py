@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from ldm.core.errors import UserError
 from ldm.core.files import refuse_unwritable, write_json, write_text, written
 from ldm.evaluation.adherence import Row, adherence, asked, table
-from ldm.evaluation.measurements import jsonable
+from ldm.evaluation.records import jsonable
 from pipelines.sheets.grid import captioned_grid
 from pipelines.text_to_image import TextToImagePipeline
 
@@ -46,7 +46,7 @@ def measure_adherence(
                 bar.update(n)
             rows.append(adherence(prompt, measure, images))
             shown.append((prompt, images[:SHOWN]))
-    write_json(folder / "adherence.json", jsonable([r.summary() for r in rows]))
+    write_json(folder / "adherence.json", jsonable(rows))
     write_text(folder / "adherence.txt", table(rows) + "\n")
     with written(folder / "adherence.png") as file:
         captioned_grid(shown).save(file)

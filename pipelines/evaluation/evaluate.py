@@ -2,25 +2,25 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from tqdm.auto import tqdm
 
 from ldm.core.errors import UserError
-from ldm.core.files import write_json, write_text
+from ldm.core.files import write_json
 from ldm.core.share import MICRO_BATCH, repeatable
-from ldm.core.sums import write_sealed
 from ldm.core.text import say
 from ldm.evaluation.features.extractor import weight_hash
-from ldm.evaluation.measurements import FEWEST, jsonable
-from pipelines.evaluation.costs import COSTS, predict
-from pipelines.evaluation.parts.others import PARTS
+from ldm.evaluation.measurements import FEWEST
+from pipelines.evaluation.costs import predict
+from pipelines.evaluation.parts.table import PARTS
+from pipelines.evaluation.results import About, Results
+from pipelines.evaluation.subject.amounts import DEFAULT, Amounts
 from pipelines.evaluation.subject.evaluated import open_evaluated
 from pipelines.evaluation.subject.features import choose_features
-from pipelines.evaluation.subject.job import DEFAULT, Amounts, Job
-from pipelines.evaluation.text import as_text, read_results
+from pipelines.evaluation.subject.job import Job
 
 
 def evaluate(
@@ -67,33 +67,30 @@ def _run(job: Job, parts: Sequence[str], model: str) -> dict[str, float]:
     """Run the parts, writing the results after each; returns the seconds that they took."""
     results, taken = _earlier(job, model), {}
     hidden = job.subject.share.rank > 0
-    total = sum(COSTS[name](job).evaluations for name in parts) // job.subject.share.world
+    total = sum(PARTS[name].cost(job).evaluations for name in parts) // job.subject.share.world
     with repeatable(), tqdm(total=total, unit="eval", disable=hidden) as bar:
         job.subject.tick = bar.update
         for name in parts:
             bar.set_description(name)
             began = time.perf_counter()
-            found = jsonable(PARTS[name](job))
+            results.put(name, PARTS[name].run(job))
             taken[name] = time.perf_counter() - began
-            results.pop(name, None)
-            results["missing"].pop(name, None)
-            (results["missing"] if isinstance(found, str) else results)[name] = found
             if not hidden:
-                write_text(job.folder / "results.txt", as_text(results) + "\n")
-                write_sealed(job.folder / "results.json", results)
+                results.write(job.folder)
     return taken
 
 
-def _earlier(job: Job, model: str) -> dict[str, Any]:
-    """What was found before of the very same thing, whatever it was called; else what it is."""
+def _earlier(job: Job, model: str) -> Results:
+    """What was found before of the very same thing, whatever it was called; else nothing yet."""
     about = _about(job, model)
     try:
-        known = read_results(job.folder)
+        known = Results.read(job.folder)
     except UserError as error:
         say(f"what was found before is left out: {error}")
-        known = {}
-    same = all(known.get(key) == value for key, value in about.items() if key != "model")
-    return {**known, "model": model} if same else {**about, "missing": {}}
+        known = None
+    if known is None or replace(known.about, model=model) != about:
+        return Results(about)
+    return replace(known, about=about)
 
 
 def preflight(job: Job, predicted: dict[str, float]) -> str:
@@ -115,19 +112,18 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def _about(job: Job, model: str) -> dict[str, Any]:
+def _about(job: Job, model: str) -> About:
     subject = job.subject
     networks = {k: getattr(subject.pipe, k) for k in ("unet", "vae", "text_encoder")}
-    about = {
-        "model": model,
-        "weights": weight_hash(nn.ModuleDict(networks)),
-        "setting": subject.setting.summary(),
-        "seed": subject.seed,
-        "resolution": subject.resolution,
-        "features": job.extractor.label,
-        "data": {name: source.fingerprint for name, source in subject.sources.items()},
-        "images": {name: source.image_fingerprint for name, source in subject.sources.items()},
-        "micro_batch": MICRO_BATCH,
-        "amounts": vars(job.amounts),
-    }
-    return jsonable(about)  # as it will be read: tuples are lists
+    return About(
+        model=model,
+        weights=weight_hash(nn.ModuleDict(networks)),
+        setting=subject.setting,
+        seed=subject.seed,
+        resolution=subject.resolution,
+        features=job.extractor.label,
+        data={name: source.fingerprint for name, source in subject.sources.items()},
+        images={name: source.image_fingerprint for name, source in subject.sources.items()},
+        micro_batch=MICRO_BATCH,
+        amounts=job.amounts,
+    )

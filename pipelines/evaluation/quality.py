@@ -7,10 +7,11 @@ from ldm.config import Config
 from ldm.core.share import Share, repeatable
 from ldm.data.example import Source
 from ldm.evaluation.measurements import measure
-from pipelines.evaluation.parts.others import adherence_share
+from pipelines.evaluation.parts.adherence import adherence_share
+from pipelines.evaluation.subject.amounts import Amounts
 from pipelines.evaluation.subject.evaluated import Evaluated, this_share
 from pipelines.evaluation.subject.features import choose_features
-from pipelines.evaluation.subject.job import Amounts, Job
+from pipelines.evaluation.subject.job import Job
 from pipelines.sampling import NoNumbers
 from pipelines.text_to_image import TextToImagePipeline
 

@@ -6,14 +6,15 @@ from dataclasses import is_dataclass
 from html import escape
 
 from ldm.evaluation.measurements import Measurement
-from pipelines.report.reported import Reported
+from pipelines.evaluation.parts.adherence import Adherence
+from pipelines.evaluation.parts.levels import Levels, series
+from pipelines.evaluation.results import Reported
 from pipelines.sheets.page import Series, charts
 from pipelines.sheets.pieces import (
     curves,
     grid,
     interval,
     name_of,
-    numbers,
     read_picture,
     thinned,
     webp,
@@ -73,10 +74,10 @@ def quality(runs: Runs) -> str:
     None is where images or features differ, nor where a figure moves with the number of samples
     and those differ.
     """
-    measured = [told.measured("metrics") | told.measured("clip") for told in runs]
+    measured = [{m.name: m for part in told.parts for m, _ in part.figures()} for told in runs]
     names = list(dict.fromkeys(name for one in measured for name in one))
-    keys = ("features", "resolution", "images")
-    setups = {json.dumps([told.results.get(k) for k in keys]) for told in runs if told.results}
+    abouts = [told.results.about for told in runs if told.results]
+    setups = {json.dumps([one.features, one.resolution, one.images]) for one in abouts}
     rows = []
     for name in names:
         found = [one.get(name) for one in measured]
@@ -112,10 +113,11 @@ def prompts(runs: Runs) -> str:
     """Adherence of every run by what was asked for."""
     rows: dict[str, list[str]] = {}
     for i, told in enumerate(runs):
-        for row in told.results.get("adherence", {}).get("samples", []):
-            cells = rows.setdefault(row["prompt"], [""] * len(runs))
-            ends = f"[{row['low']:.0%}, {row['high']:.0%}]"
-            cells[i] = f"{row['share']:.0%} <small>{ends}</small>"
+        found = told.part(Adherence)
+        for row in found.samples if found else ():
+            cells = rows.setdefault(row.prompt, [""] * len(runs))
+            low, high = row.interval
+            cells[i] = f"{row.share:.0%} <small>[{low:.0%}, {high:.0%}]</small>"
     table = [[escape(prompt), *cells] for prompt, cells in rows.items()]
     return grid(("asked for", *(told.name for told in runs)), table) if table else ""
 
@@ -141,13 +143,8 @@ def by_level(runs: Runs) -> str:
 
     Squared errors of the outputs are not comparable between predictions; those of ε are.
     """
-    lines = []
-    for told in runs:
-        found = told.results.get("levels", {}).get("held out")
-        if found:
-            seen = found["eps"]
-            low, high = (numbers(ends) for ends in zip(*seen["interval"], strict=True))
-            lines.append(Series(told.name, seen["t"], numbers(seen["mean"]), low, high))
+    found = {told.name: told.part(Levels) for told in runs}
+    lines = [series(name, levels.held_out.eps) for name, levels in found.items() if levels]
     said = "Held-out squared error of the predicted noise by t, 0 clean and 1 noise"
     return charts([curves(lines, "t", said, log_y=True)]) if lines else ""
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from ldm.core.errors import UserError
 from ldm.core.files import write_text
+from pipelines.evaluation.results import Reported
 from pipelines.report import compare as compare_sections
 from pipelines.report import sections as report_sections
-from pipelines.report.reported import Reported
-from pipelines.runs.record import RunRecord
 from pipelines.sheets.page import page
 from pipelines.sheets.pieces import SCRIPT, STYLE
 
@@ -23,11 +22,10 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
 
     Raises UserError where there is no such run, or nothing to say of it yet.
     """
-    told = Reported(RunRecord.read(run))
+    told = Reported.read(run)
     if not any(told.run.metrics.values()):
         raise UserError(f"{told.run.folder} has recorded nothing yet: {told.run.without_figures()}")
-    found = {title: section(told) for title, section in report_sections.SECTIONS.items()}
-    found = {title: body for title, body in found.items() if body}
+    found = report_sections.sections(told)
     anchors = {title: title.lower().replace(" ", "-") for title in found}
     links = "".join(f'<a href="#{anchors[t]}">{escape(t)}</a>' for t in found)
     body = [report_sections.headline(told), f"<nav>{links}</nav>"]
@@ -44,7 +42,7 @@ def compare(runs: Sequence[str | Path], out: str | Path = "compare.html") -> Pat
     """
     if len(runs) < 2:
         raise UserError("a comparison needs at least two runs")
-    told = [Reported(RunRecord.read(run)) for run in runs]
+    told = [Reported.read(run) for run in runs]
     names = [t.name for t in told]
     if len(set(names)) < len(names):  # equal names from different folders
         raise UserError(f"runs with the same name cannot be told apart: {', '.join(names)}")

@@ -1,46 +1,44 @@
 """The sections of a run's report; each is "" where the run has nothing to show."""
 
+import math
 from collections.abc import Callable
 from html import escape
 
 from ldm.evaluation.measurements import shown
-from pipelines.report.findings import findings
-from pipelines.report.quality import averages, likelihood, memorisation, prompts, quality, sampling
-from pipelines.report.reported import Reported
+from pipelines.evaluation.parts.adherence import Adherence, first_measure
+from pipelines.evaluation.parts.metrics import Metrics
+from pipelines.evaluation.results import Reported
 from pipelines.runs.record import describe
 from pipelines.sheets.page import Series, charts
 from pipelines.sheets.pieces import (
     curves,
     evenly,
     facts,
+    grid,
+    interval,
     name_of,
-    numbers,
     picture,
     scrub,
     thinned,
     tile,
+    whisker,
 )
 
 
 def headline(told: Reported) -> str:
     """The few figures that matter most."""
-    run, quality, real = (
-        told.run,
-        told.measured("metrics"),
-        told.measured("metrics", "held_out"),
-    )
+    run = told.run
     step, total = run.step("ldm"), run.config.train.steps
     tiles = [tile(f"{step:,}", "steps of training" if step >= total else f"of {total:,} steps")]
-    for key in ("kid", "precision", "recall"):
-        if key in quality and key in real:
-            m, r = quality[key], real[key]
-            said = f"{name_of(key)}; held-out images: {shown(r.value, '.3g')}"
-            tiles.append(tile(shown(m.value, ".3g"), said))
-    rows = told.results.get("adherence", {}).get("samples", [])
-    if rows:
-        first = [row for row in rows if row["measure"] == rows[0]["measure"]]
-        right, n = (sum(row[key] for row in first) for key in ("right", "n"))
-        tiles.append(tile(f"{right / n:.0%}", f"show the {first[0]['measure']} that was asked for"))
+    if metrics := told.part(Metrics):
+        found = {m.name: (m, real) for m, real in metrics.figures()}
+        for key in ("kid", "precision", "recall"):
+            m, real = found.get(key, (None, None))
+            if m and real:
+                said = f"{name_of(key)}; held-out images: {real.shown('.3g')}"
+                tiles.append(tile(m.shown(".3g"), said))
+    if (prompts := told.part(Adherence)) and (right := first_measure(prompts.samples)):
+        tiles.append(tile(f"{right.share:.0%}", f"show the {right.measure} that was asked for"))
     if (loss := run.last("ldm", "validation/loss")) is not None:
         tiles.append(tile(shown(loss, ".4g"), "validation loss"))
     about = describe(run)
@@ -53,17 +51,40 @@ def samples(told: Reported) -> str:
     paths = told.run.pictures("ldm")
     said = "The same prompts and seeds throughout, by the averaged weights. Drag, or press play."
     strip = scrub(paths, said) if paths else ""
-    return strip + picture(
-        told.evaluation / "samples.png", "Samples for captions of held-out images, not selected"
-    )
+    path = told.run.folder / "evaluation" / "samples.png"
+    return strip + picture(path, "Samples for captions of held-out images, not selected")
 
 
-def says(told: Reported) -> str:
-    """The findings."""
-    found = findings(told.results)
+def findings(told: Reported) -> str:
+    """What the figures of the evaluation say."""
+    found = [text for part in told.parts for text in part.sentences()]
     if not found:
         return f"<p>Not evaluated yet: <code>ldm evaluate {escape(told.name)}</code></p>"
     return '<ul class="findings">' + "".join(f"<li>{escape(text)}</li>" for text in found) + "</ul>"
+
+
+def quality(told: Reported) -> str:
+    """Every figure of the samples, beside that of held-out images, with intervals."""
+    rows = []
+    for m, r in (pair for part in told.parts for pair in part.figures()):
+        ends = [end for one in (m, r) if one and one.defined for end in one.interval]
+        ends = [end for end in ends if math.isfinite(end)] or [0.0]
+        span = (min(ends), max(ends))
+        cells = [escape(name_of(m.name)), interval(m), whisker(m, span)]
+        cells += [interval(r), whisker(r, span)] if r else ["", ""]
+        rows.append([*cells, f"{m.n}" + (f", {r.n}" if r and r.n != m.n else "")])
+    if not rows or told.results is None:
+        return ""
+    metrics = told.part(Metrics)
+    note = (
+        f"Against {metrics.reference:,} training images with {told.results.about.features}. "
+        "Intervals are of the draw of the samples, at 95 %; Fréchet distances at different N are "
+        "not comparable."
+        if metrics
+        else ""
+    )
+    head = ("", "samples", "", "held-out images", "", "N")
+    return grid(head, rows) + f'<p class="note">{escape(note)}</p>'
 
 
 def _series(
@@ -102,25 +123,14 @@ def _level_records(told: Reported) -> list[tuple[int, list[float]]]:
 
 
 def by_level(told: Reported) -> str:
-    """Loss by noise level: over training, and at the end by twenty levels with intervals."""
+    """Loss by noise level over training."""
     over = [
         Series(f"step {step:,}", [(i + 0.5) / len(y) for i in range(len(y))], y)
         for step, y in evenly(_level_records(told), 5)
     ]
-    final: list[Series] = []
-    noise: list[Series] = []
-    for name, spaces in told.results.get("levels", {}).items():
-        for space, into in (("output", final), ("eps", noise)):
-            seen = spaces[space]
-            low, high = (numbers(ends) for ends in zip(*seen["interval"], strict=True))
-            into.append(Series(name, seen["t"], numbers(seen["mean"]), low, high))
-    said = "squared error by t, 0 clean and 1 noise"
-    panels = [
-        curves(over, "t", f"Held out, over training: {said}", log_y=True),
-        curves(final, "t", f"At the end, with 95 % bands: {said}", log_y=True),
-        curves(noise, "t", "The same errors as those of the predicted noise", log_y=True),
-    ]
-    return charts([panel for panel in panels if panel])
+    said = "Held out, over training: squared error by t, 0 clean and 1 noise"
+    chart = curves(over, "t", said, log_y=True)
+    return charts([chart]) if chart else ""
 
 
 def autoencoder(told: Reported) -> str:
@@ -150,11 +160,10 @@ def made(told: Reported) -> str:
     """Facts, commands and the whole configuration."""
     run, config = told.run, told.run.folder / "config.yaml"
     about = describe(run)
-    results = told.results
-    if results:
-        made_with = f"{results['amounts']['samples']} samples, seed {results['seed']}"
-        about["evaluated"] = f"{made_with}, {results['features']}"
-        about["not evaluated"] = "; ".join(f"{k}: {v}" for k, v in results["missing"].items())
+    if results := told.results:
+        made_with = f"{results.about.amounts.samples} samples, seed {results.about.seed}"
+        about["evaluated"] = f"{made_with}, {results.about.features}"
+        about["not evaluated"] = "; ".join(f"{k}: {v}" for k, v in results.missing.items())
     commands = [
         f"python train_autoencoder.py --config {config}",
         f"python train_ldm.py --config {config}",
@@ -173,15 +182,23 @@ def made(told: Reported) -> str:
 
 SECTIONS: dict[str, Callable[[Reported], str]] = {
     "Samples": samples,
-    "Findings": says,
+    "Findings": findings,
     "Quality": quality,
-    "Prompts": prompts,
     "Training": training,
     "Noise levels": by_level,
-    "Sampling": sampling,
-    "Memorisation": memorisation,
-    "Likelihood": likelihood,
-    "EMA": averages,
     "Autoencoder": autoencoder,
     "Origin": made,
 }
+# those of the parts among them; the section of a part that is not named here comes before the last
+ORDER = ("Samples", "Findings", "Quality", "Prompts", "Training", "Noise levels", "Sampling",
+         "Memorisation", "Likelihood", "EMA")  # fmt: skip
+LAST = ("Autoencoder", "Origin")
+
+
+def sections(told: Reported) -> dict[str, str]:
+    """All sections of a page that have something to show, by title, in the page's order."""
+    found = {title: section(told) for title, section in SECTIONS.items()}
+    for part in told.parts:
+        found[part.title] = found.get(part.title, "") + told.section(part)
+    titles = dict.fromkeys([*ORDER, *(t for t in found if t not in LAST), *LAST])
+    return {title: found[title] for title in titles if found.get(title)}

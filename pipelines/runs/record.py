@@ -12,6 +12,7 @@ from ldm.core.errors import UserError
 from ldm.core.files import written
 
 STAGES = ("autoencoder", "ldm")
+SNAPSHOTS = Path("ldm") / "ema"  # in a run: the averages of several lengths that it kept
 Records = list[dict[str, Any]]  # one per line of metrics.jsonl, each with its "step"
 
 

@@ -199,11 +199,6 @@ def span_of(low: float, value: float, high: float, span: tuple[float, float]) ->
     )
 
 
-def numbers(values: Sequence[float | None]) -> list[float]:
-    """As they are drawn: null, which JSON has for what is not defined, is a gap."""
-    return [math.nan if value is None else value for value in values]
-
-
 def name_of(key: str) -> str:
     """A metric's name as it is read."""
     return NAMES.get(key, key.replace("_", " ")).strip()

@@ -38,8 +38,8 @@ def test_flow_density_is_exact_and_no_bound_is_below_it():
     assert 0 < loose < 0.6
     parts = [terms[f"bits_{name}"].value for name in ("prior", "steps", "reconstruction")]
     assert abs(sum(parts) - terms["bits_per_dim"].value) < 1e-9
-    said = bits.summary()
-    assert len(said["t"]) == len(said["steps"]) == 199 and said["t"][0] == 1.0
+    said = bits.bound()
+    assert len(said.t) == len(said.steps) == 199 and said.t[0] == 1.0
 
 
 def test_the_bound_does_not_depend_on_the_number_of_examples():

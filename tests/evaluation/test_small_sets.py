@@ -10,15 +10,10 @@ import torch
 
 from ldm.core import keyed
 from ldm.evaluation.adherence import Row, wilson
-from ldm.evaluation.measurements import (
-    Measurement,
-    jsonable,
-    mean_measurement,
-    measure,
-    table,
-)
+from ldm.evaluation.measurements import Measurement, mean_measurement, measure, table
 from ldm.evaluation.memorisation import Training
 from ldm.evaluation.noise_levels import LossByLevel, plot
+from ldm.evaluation.records import jsonable
 from ldm.evaluation.sweep import Point, Setting, best, cheapest_as_good
 
 SETTING = Setting("ddim", 10, 2.0)
@@ -75,7 +70,7 @@ def test_means_of_none_one_and_two_images():
 def test_a_loss_curve_of_few_examples_has_a_mean_and_may_have_no_error(n):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        said = jsonable(LossByLevel(torch.tensor([0.2, 0.8]), torch.rand(2, n).double()).summary())
+        said = jsonable(LossByLevel(torch.tensor([0.2, 0.8]), torch.rand(2, n).double()).curve())
     json.dumps(said, allow_nan=False)
     assert (said["total_standard_error"] is None) == (n == 1) and said["total"] is not None
 

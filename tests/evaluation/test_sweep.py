@@ -29,6 +29,7 @@ def test_no_setting_is_measured_twice():
 
 def test_a_point_says_everything_as_json():
     said = point(5, 10, 12.0).summary()
+    assert Point.read(said) == point(5, 10, 12.0)
     assert said["sampler"] == "ddim" and said["evaluations"] == 10 and "interval" not in said
     assert [f["name"] for f in said["figures"]] == ["fd", "adherence"]
 
@@ -38,3 +39,4 @@ def test_a_sweep_keeps_the_models_interval_of_guidance_and_says_it():
     assert {s.interval for s in settings("full", own)} == {own.interval}
     assert str(own) == "ddim 30 steps, guidance 2 in σ/α 0.5 to inf"
     assert json.loads(json.dumps(own.summary(), allow_nan=False))["interval"] == [0.5, None]
+    assert Setting.read(own.summary()) == own

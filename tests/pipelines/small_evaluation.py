@@ -14,11 +14,10 @@ from ldm.data.source import open_source
 from ldm.evaluation.features.network import random_feature_network, save_feature_network
 from ldm.evaluation.sweep import PRESETS
 from ldm.training.post_hoc_ema import PowerEMA
-from pipelines.evaluation import costs as evaluation_costs
 from pipelines.evaluation.evaluate import evaluate
-from pipelines.evaluation.parts import others as evaluation_parts
+from pipelines.evaluation.parts import ema as evaluation_ema
+from pipelines.evaluation.subject.amounts import Amounts
 from pipelines.evaluation.subject.evaluated import Evaluated
-from pipelines.evaluation.subject.job import Amounts
 
 DATA = DataConfig(size=60, resolution=16, holdout=0.35)
 AMOUNTS = Amounts(
@@ -33,8 +32,7 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setitem(PRESETS, "quick", SWEEP)
-        for module in (evaluation_costs, evaluation_parts):
-            patch.setattr(module, "EMA_SETTING", {"sampler": "ddim", "steps": 2})
+        patch.setattr(evaluation_ema, "EMA_SETTING", {"sampler": "ddim", "steps": 2})
         yield
 
 

@@ -17,19 +17,22 @@ from small_evaluation import AMOUNTS, features_in, small, subject, trained_run
 
 from ldm.core.errors import UserError
 from ldm.core.share import Share
+from ldm.core.sums import read_sealed
 from ldm.evaluation.features.names import load_extractor
+from ldm.evaluation.records import jsonable
 from ldm.evaluation.sweep import Setting
 from ldm.training.ema import EMA
 from ldm.training.post_hoc_ema import reconstruct
 from pipelines.averaged import average_applied
 from pipelines.commands.main import main
-from pipelines.evaluation.costs import COSTS
 from pipelines.evaluation.evaluate import evaluate
-from pipelines.evaluation.parts.others import PARTS, sweep
+from pipelines.evaluation.parts.sweep import Sweep
+from pipelines.evaluation.parts.table import PARTS
 from pipelines.evaluation.quality import Quality
+from pipelines.evaluation.results import Results
+from pipelines.evaluation.subject.amounts import Amounts
 from pipelines.evaluation.subject.evaluated import open_evaluated
-from pipelines.evaluation.subject.job import Amounts, Job
-from pipelines.evaluation.text import read_results
+from pipelines.evaluation.subject.job import Job
 from pipelines.published.card import model_card
 from pipelines.runs.record import RunRecord, describe
 from pipelines.text_to_image import TextToImagePipeline
@@ -54,7 +57,7 @@ def features(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(run, features):
     folder = evaluate(str(run), AMOUNTS, features)
-    return folder, read_results(folder)
+    return folder, read_sealed(folder / "results.json")
 
 
 def test_one_command_gives_the_whole_table(results):
@@ -66,7 +69,7 @@ def test_one_command_gives_the_whole_table(results):
     for row in found["metrics"]["samples"]:
         assert row["low"] <= row["value"] <= row["high"] and row["n"] == 20
         assert "trained on nothing" in row["features"]
-    assert len(found["levels"]["held out"]["output"]["t"]) == 20
+    assert len(found["levels"]["held_out"]["output"]["t"]) == 20
     assert len(found["sweep"]["points"]) == 4 and len(found["ema"]["lengths"]) == 1
     assert {"samples.png", "nearest.png", "loss_by_level.png", "results.txt"} <= {
         path.name for path in folder.iterdir()
@@ -77,6 +80,28 @@ def test_one_command_gives_the_whole_table(results):
         assert f"fd {row['figures'][0]['value']:.4g}  kid" in text
     times = json.loads((folder / "timing.json").read_text())
     assert set(times["predicted"]) == set(times["taken"]) == set(PARTS)
+
+
+def test_results_are_read_back_as_what_they_were_and_so_are_those_of_older_versions(
+    results, tmp_path
+):
+    folder, found = results
+    now = Results.read(folder)
+    now.write(tmp_path)
+    for name in ("results.json", "results.txt"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    found = json.loads(json.dumps(found))
+    found["levels"]["held out"] = found["levels"].pop("held_out")
+    found["levels"]["held out, without EMA"] = found["levels"]["train"]
+    found["adherence"]["text"] = "a table"
+    for part, keys in {"memorisation": ("repeated", "leaked"), "sweep": ("left_out",)}.items():
+        for key in keys:
+            assert not found[part].pop(key)
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    old = Results.read(tmp_path)
+    levels = now.parts["levels"]
+    raw = replace(levels, held_out_without_ema=levels.train)
+    assert old == replace(now, parts=now.parts | {"levels": raw})
 
 
 def test_a_second_evaluation_is_identical(results, run, features, tmp_path):
@@ -93,7 +118,7 @@ def test_a_second_evaluation_is_identical(results, run, features, tmp_path):
 def test_one_part_again_leaves_the_others_as_they_were(results, run, features):
     folder, found = results
     evaluate(str(run), AMOUNTS, features, parts=["levels"])
-    assert read_results(folder) == found
+    assert read_sealed(folder / "results.json") == found
     times = json.loads((folder / "timing.json").read_text())
     assert set(times["taken"]) == {"levels"}
 
@@ -127,7 +152,7 @@ def test_the_number_of_processes_changes_nothing(features, tmp_path):
     def work(who, share):
         who.folder.mkdir()
         job = Job(replace(who, share=share), extractor, AMOUNTS)
-        return {name: PARTS[name](job) for name in ("metrics", "levels", "likelihood")}
+        return [jsonable(PARTS[name].run(job)) for name in ("metrics", "levels", "likelihood")]
 
     alone = work(subjects[0], Share())
     for found in together(2, lambda share: work(subjects[1 + share.rank], share)):
@@ -225,7 +250,7 @@ def test_a_run_is_the_same_by_any_of_its_names_and_another_model_is_not(
     monkeypatch.chdir(run.parent)
     for name in ("tiny", "runs/tiny/", "runs/tiny/pipeline"):
         evaluate(name, AMOUNTS, features, parts=["levels"])
-        now = read_results(folder)
+        now = read_sealed(folder / "results.json")
         assert now == found | {"model": name}
     shutil.copytree(run / "pipeline", run.parent / "elsewhere" / "tiny")
     with pytest.raises(UserError, match="runs/tiny is another run, so say with --out"):
@@ -236,10 +261,10 @@ def test_a_sweep_leaves_out_what_the_schedule_has_no_steps_for(features, tmp_pat
     who = subject(folder=tmp_path)
     who.pipe.spec = replace(who.pipe.spec, grid="lcm", grid_args={"original": 10})
     job = Job(who, load_extractor(features), AMOUNTS)
-    assert COSTS["sweep"](job).samples == 3 * AMOUNTS.sweep_samples
-    found = sweep(job)
-    assert [p["steps"] for p in found["points"]] == [1, 2, 2]
-    assert found["left_out"] == ["dpmpp_2m 20 steps, guidance 1"]
+    assert Sweep.cost(job).samples == 3 * AMOUNTS.sweep_samples
+    found = Sweep.run(job)
+    assert [p.setting.steps for p in found.points] == [1, 2, 2]
+    assert found.left_out == ["dpmpp_2m 20 steps, guidance 1"]
 
 
 def test_quality_in_training_leaves_the_training_as_it_is(features, tmp_path):

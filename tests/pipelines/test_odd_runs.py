@@ -63,7 +63,7 @@ def test_one_held_out_image_has_figures_and_no_errors(size, trained, features, t
     with small():
         evaluate(str(run), AMOUNTS, features, parts=parts, seed=np.int64(3))
         found = strict((run / "evaluation" / "results.json").read_text())
-        assert found["levels"]["held out"]["output"]["total_standard_error"] is None
+        assert found["levels"]["held_out"]["output"]["total_standard_error"] is None
         assert found["likelihood"]["flow"]["low"] is None and "note" in found["metrics"]
         told = found["missing"].get("memorisation", "")
         assert ("are all one image" in told) == (size == 1) and found["seed"] == 3

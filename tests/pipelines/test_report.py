@@ -14,14 +14,16 @@ from small_evaluation import evaluated_run
 from ldm.config import load_config, save_config
 from ldm.core.errors import UserError
 from ldm.evaluation.measurements import Measurement
+from ldm.evaluation.noise_levels import Curve
 from pipelines.commands.main import main
+from pipelines.evaluation.parts.levels import Levels, Spaces
+from pipelines.evaluation.parts.memorisation import Memorisation
+from pipelines.evaluation.parts.metrics import Metrics
+from pipelines.evaluation.results import Reported, Results
 from pipelines.report.browser import browser, inspect, screenshot
 from pipelines.report.compare import best_of
-from pipelines.report.findings import findings
 from pipelines.report.report import compare, report
-from pipelines.report.reported import Reported
-from pipelines.report.sections import SECTIONS
-from pipelines.runs.record import RunRecord
+from pipelines.report.sections import LAST, ORDER
 from tests.damage import DAMAGES
 
 needs_browser = pytest.mark.skipif(browser() is None, reason="no Chromium: apt install chromium")
@@ -50,7 +52,7 @@ def comparison(run, tmp_path_factory):
 
 def test_every_section_has_something_to_show(page):
     titles = re.findall(r'<h2 id="[^"]*">([^<]*)</h2>', page.read_text())
-    assert titles == list(SECTIONS)
+    assert titles == [*ORDER, *LAST]
 
 
 def test_nothing_is_fetched(page, comparison):
@@ -173,46 +175,37 @@ def contrast(a, b):
 
 
 def row(name, value, error):
-    return {"name": name, "value": value, "standard_error": error, "n": 500}
+    return Measurement(name, value, error, 500)
 
 
-def curve(total, error=0.001):
+def spaces(total):
     mean, t = [total * 0.5, total * 1.5], [0.25, 0.75]
-    return {"output": {"total": total, "total_standard_error": error, "mean": mean, "t": t}}
+    return Spaces(*[Curve("output", 9, t, mean, [0, 0], [[0, 1]] * 2, total, 0.001)] * 3)
 
 
 @pytest.mark.parametrize(
-    ("results", "said"),
+    ("part", "said"),
     [
-        ({"levels": {"held out": curve(0.30), "train": curve(0.20)}}, "knows its training"),
-        ({"levels": {"held out": curve(0.201), "train": curve(0.20)}}, "no overfitting"),
+        (Levels(spaces(0.30), spaces(0.20)), ["knows its training"]),
+        (Levels(spaces(0.201), spaces(0.20)), ["no overfitting"]),
+        (Levels(spaces(0.201), spaces(0.20), spaces(0.3)), ["no overfitting", "lowers .* 33.0%"]),
         (
-            {
-                "metrics": {
-                    "samples": [row("recall", 0.5, 0.01), row("precision", 0.9, 0.01)],
-                    "held_out": [row("recall", 0.8, 0.02), row("precision", 0.89, 0.02)],
-                }
-            },
-            "variety is lost",
+            Metrics(
+                60,
+                [row("recall", 0.5, 0.01), row("precision", 0.9, 0.01)],
+                [row("recall", 0.8, 0.02), row("precision", 0.89, 0.02)],
+            ),
+            ["variety is lost"],
         ),
         (
-            {
-                "memorisation": {
-                    "samples": row("copied", 0.9, 0.01),
-                    "held_out": row("copied", 0.5, 0.02),
-                }
-            },
-            "more than chance",
+            Memorisation(row("copied", 0.9, 0.01), row("copied", 0.5, 0.02), [], [], [], [], 9, 9),
+            ["more than chance"],
         ),
     ],
 )
-def test_findings_say_what_the_figures_say(results, said):
-    texts = findings(results)
-    assert len(texts) == 1 and said in texts[0]
-
-
-def test_no_results_have_no_findings():
-    assert findings({}) == []
+def test_findings_say_what_the_figures_say(part, said):
+    texts = list(part.sentences())
+    assert len(texts) == len(said) and all(map(re.search, said, texts))
 
 
 @pytest.fixture(scope="module")
@@ -245,12 +238,20 @@ def test_a_run_with_a_damaged_file_is_reported_or_refused(half, tmp_path, damage
 def test_results_that_are_damaged_are_refused(half, tmp_path, damage):
     folder = shutil.copytree(half, tmp_path / "tiny")
     DAMAGES[damage](folder / "evaluation" / "results.json")
-    told = Reported(RunRecord.read(folder))
     if damage == "deleted":
-        assert told.results == {}
+        assert Reported.read(folder).results is None
     else:
         with pytest.raises(UserError, match=r"results\.json is damaged .*: remove it, or evaluate"):
-            told.results  # noqa: B018
+            Reported.read(folder)
+
+
+def test_results_of_another_shape_are_refused(run, tmp_path):
+    found = json.loads((run / "evaluation" / "results.json").read_text())
+    del found["sha256"]
+    for wrong in (found | {"levels": []}, found | {"metrics": {"samples": 3}}, {"model": "x"}):
+        (tmp_path / "results.json").write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=r"results\.json is damaged"):
+            Results.read(tmp_path)
 
 
 def test_figures_that_are_not_finite_are_reported(half, tmp_path):

@@ -35,7 +35,6 @@ from pipelines.calls.pixels import encode
 from pipelines.runs.record import RunRecord, run_folder
 from pipelines.text_to_image import TextToImagePipeline
 
-LEVELS = 20
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
@@ -171,8 +170,8 @@ class Evaluated:
         """The unguided denoiser under `prompts`."""
         return self.pipe.spec.denoiser(self.network(prompts))
 
-    def loss_by_level(self, split: str, count: int) -> LossByLevel:
-        """The loss curve on `count` images of a split, each under its caption."""
+    def loss_by_level(self, split: str, count: int, levels: int) -> LossByLevel:
+        """The loss at so many levels on `count` images of a split, each under its caption."""
         x0, captions = self.examples(split, count)
         spec = self.pipe.spec
 
@@ -180,7 +179,7 @@ class Evaluated:
             network = self.network([captions[i] for i in indices])
             return denoising_loss(network, spec.schedule, spec.prediction, x0, eps, t)
 
-        times = level_times(LEVELS, spec.schedule.snap)
+        times = level_times(levels, spec.schedule.snap)
         with evaluating(self.pipe.unet):
             return loss_by_level(
                 losses,

@@ -4,31 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from ldm.core.share import in_pieces
 from ldm.data.drawn import DrawnFlowers
 from ldm.evaluation.features.extractor import BATCH, Extractor
-from ldm.evaluation.features.references import MOST, reference_features
+from ldm.evaluation.features.references import reference_features
+from pipelines.evaluation.subject.amounts import DEFAULT, Amounts
 from pipelines.evaluation.subject.evaluated import Evaluated
-
-
-@dataclass(frozen=True)
-class Amounts:
-    """How much of everything."""
-
-    samples: int = 500
-    sweep: str = "quick"  # a key of ldm.evaluation.sweep.PRESETS
-    sweep_samples: int = 100  # for each setting
-    examples: int = 128  # of each loss curve
-    bound: tuple[int, int] = (32, 50)  # images and levels of the likelihood's bound
-    flow: tuple[int, int] = (8, 15)  # images and steps of its exact value
-    lengths: tuple[float, ...] = (0.02, 0.05, 0.10, 0.15, 0.20, 0.25)  # of the EMA sweep
-    reference: int = MOST  # training images at most
-
-
-DEFAULT = Amounts()
 
 
 @dataclass
@@ -81,7 +64,3 @@ class Job:
         while inner := getattr(source, "source", None):
             source = inner
         return ("colour", "count") if isinstance(source, DrawnFlowers) else ("bloom",)
-
-
-def pictures(images: Tensor) -> list[Image.Image]:
-    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
