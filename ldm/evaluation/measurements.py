@@ -99,13 +99,15 @@ def jackknife(of_subsets: Tensor, n: int) -> float:
     return float((spread * kept / (n - kept)).sqrt())
 
 
-def mean_measurement(name: str, values: Tensor, features: str = "") -> Measurement:
-    """Of figures (n,) that each image has by itself, such as its CLIP score."""
+def mean_measurement(
+    name: str, values: Tensor, features: str = "", unit: str = "image"
+) -> Measurement:
+    """Of figures (n,) that each image, or other unit, has by itself, such as its CLIP score."""
     x, n = values.double(), len(values)
     if not n:
-        return undefined(name, 0, features, "there is no image")
+        return undefined(name, 0, features, f"there is no {unit}")
     if n == 1:
-        return Measurement(name, float(x[0]), math.nan, 1, features, "one image has no spread")
+        return Measurement(name, float(x[0]), math.nan, 1, features, f"one {unit} has no spread")
     return Measurement(name, float(x.mean()), float(x.std() / n**0.5), n, features)
 
 

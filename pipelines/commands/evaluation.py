@@ -13,19 +13,19 @@ def evaluate(args: Namespace) -> None:
     """Measure a model: quality, adherence, likelihood, memorisation, and how best to sample it."""
     from pipelines.commands.quiet import quiet_libraries
     from pipelines.evaluation.evaluate import evaluate as run
-    from pipelines.evaluation.parts.table import PARTS
+    from pipelines.evaluation.parts.table import PARTS, USUAL
     from pipelines.evaluation.subject.amounts import Amounts
 
     quiet_libraries()
-    skipped = set(args.skip.split(",")) if args.skip else set()
-    if unknown := skipped - set(PARTS):
-        raise UserError(f"--skip {unknown.pop()!r} is no part: there are {', '.join(PARTS)}")
+    only, skipped = (said.split(",") if said else [] for said in (args.only, args.skip))
+    if unknown := [name for name in only + skipped if name not in PARTS]:
+        raise UserError(f"{unknown[0]!r} is no part: there are {', '.join(PARTS)}")
     run(
         args.model,
         Amounts(args.samples, args.sweep, args.sweep_samples),
         args.features,
         args.train_features,
-        [part for part in PARTS if part not in skipped],
+        [part for part in PARTS if part in (only or USUAL) and part not in skipped],
         args.data,
         args.caption,
         args.clip,
@@ -58,6 +58,9 @@ def evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--sweep", choices=("quick", "full", "none"), default="quick")
     parser.add_argument("--sweep-samples", type=int, default=100, metavar="N")
     parser.add_argument("--skip", metavar="PART,PART", help="such as likelihood,sweep")
+    parser.add_argument(
+        "--only", metavar="PART,PART", help="such as levels; what is known of others stays"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=place, metavar="FOLDER", help="RUN/evaluation unless given")
 

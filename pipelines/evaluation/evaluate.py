@@ -15,7 +15,7 @@ from ldm.core.text import say
 from ldm.evaluation.features.extractor import weight_hash
 from ldm.evaluation.measurements import FEWEST
 from pipelines.evaluation.costs import predict
-from pipelines.evaluation.parts.table import PARTS
+from pipelines.evaluation.parts.table import PARTS, USUAL
 from pipelines.evaluation.results import About, Results
 from pipelines.evaluation.subject.amounts import DEFAULT, Amounts
 from pipelines.evaluation.subject.evaluated import open_evaluated
@@ -28,7 +28,7 @@ def evaluate(
     amounts: Amounts = DEFAULT,
     features: str | None = None,
     train: bool = False,
-    parts: Sequence[str] = tuple(PARTS),
+    parts: Sequence[str] = tuple(USUAL),
     data: str | None = None,
     caption: str | None = None,
     clip: str | None = None,

@@ -37,6 +37,7 @@ class Part(Record):
     """What one part of an evaluation found. Its fields are what results.json holds of it."""
 
     title: ClassVar[str] = ""  # of its section of a page
+    optional: ClassVar[bool] = False  # left out unless it is asked for
 
     @classmethod
     def cost(cls, job: "Job") -> Cost:

@@ -20,3 +20,4 @@ PARTS: dict[str, type[Part]] = {
     "sweep": Sweep,
     "ema": Ema,
 }
+USUAL = [name for name, part in PARTS.items() if not part.optional]
