@@ -59,7 +59,7 @@ def evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--sweep-samples", type=int, default=100, metavar="N")
     parser.add_argument("--skip", metavar="PART,PART", help="such as likelihood,sweep")
     parser.add_argument(
-        "--only", metavar="PART,PART", help="such as levels; what is known of others stays"
+        "--only", metavar="PART,PART", help="such as diversity, which is left out otherwise"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=place, metavar="FOLDER", help="RUN/evaluation unless given")

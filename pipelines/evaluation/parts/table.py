@@ -2,6 +2,7 @@
 
 from pipelines.evaluation.parts.adherence import Adherence
 from pipelines.evaluation.parts.clip import Clip
+from pipelines.evaluation.parts.diversity import Diversity
 from pipelines.evaluation.parts.ema import Ema
 from pipelines.evaluation.parts.levels import Levels
 from pipelines.evaluation.parts.likelihood import Likelihood
@@ -19,5 +20,6 @@ PARTS: dict[str, type[Part]] = {
     "memorisation": Memorisation,
     "sweep": Sweep,
     "ema": Ema,
+    "diversity": Diversity,
 }
 USUAL = [name for name, part in PARTS.items() if not part.optional]
