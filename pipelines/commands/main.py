@@ -30,6 +30,7 @@ def generate(args: Namespace) -> None:
     """Sample images from prompts into a PNG, or into a folder of them."""
     import random
 
+    from pipelines.many import many
     from pipelines.sheets.grid import captioned_grid
 
     out = args.out
@@ -37,20 +38,19 @@ def generate(args: Namespace) -> None:
     pipe = _pipeline(args.model, args.dtype, args.variant)
     seed = random.randrange(2**31) if args.seed is None else args.seed
     prompts = [clean(prompt) for prompt in args.prompts or [""] for _ in range(args.n)]
-    images = []
-    for start in range(0, len(prompts), BATCH):
-        batch = prompts[start : start + BATCH]
-        images += pipe(
-            batch,
-            negative_prompt=args.negative_prompt,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance_scale,
-            guidance_interval=args.guidance_interval,
-            sampler=args.sampler,
-            height=args.height,
-            width=args.width,
-            seed=[seed + start + i for i in range(len(batch))],
-        ).images
+    images = many(
+        pipe,
+        prompts,
+        seed,
+        BATCH,
+        negative_prompt=args.negative_prompt,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        guidance_interval=args.guidance_interval,
+        sampler=args.sampler,
+        height=args.height,
+        width=args.width,
+    )
     if not out.suffix:
         pictures = {out / f"{index:04d}.png": image for index, image in enumerate(images)}
     elif len(images) == 1:

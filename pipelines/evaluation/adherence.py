@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
 from tqdm.auto import tqdm
 
 from ldm.core.errors import UserError
 from ldm.core.files import refuse_unwritable, write_json, write_text, written
 from ldm.evaluation.adherence import Row, adherence, asked, table
 from ldm.evaluation.records import jsonable
+from pipelines.many import many
 from pipelines.sheets.grid import captioned_grid
 from pipelines.text_to_image import TextToImagePipeline
 
@@ -39,11 +39,7 @@ def measure_adherence(
     rows, shown = [], []
     with tqdm(total=count * len(prompts), desc="sampling", unit="img") as bar:
         for prompt in prompts:
-            images: list[Image.Image] = []
-            while len(images) < count:
-                n = min(batch, count - len(images))
-                images += pipe(prompt, num_images_per_prompt=n, seed=len(images)).images
-                bar.update(n)
+            images = many(pipe, [prompt] * count, 0, batch, bar.update)
             rows.append(adherence(prompt, measure, images))
             shown.append((prompt, images[:SHOWN]))
     write_json(folder / "adherence.json", jsonable(rows))
