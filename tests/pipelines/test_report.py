@@ -7,6 +7,7 @@ from dataclasses import replace
 from html import unescape
 
 import pytest
+from browsed import inspect
 from conftest import write_run
 from PIL import Image
 from small_evaluation import evaluated_run
@@ -20,7 +21,7 @@ from pipelines.evaluation.parts.levels import Levels, Spaces
 from pipelines.evaluation.parts.memorisation import Memorisation
 from pipelines.evaluation.parts.metrics import Metrics
 from pipelines.evaluation.results import Reported, Results
-from pipelines.report.browser import browser, inspect, screenshot
+from pipelines.report.browser import browser, screenshot
 from pipelines.report.compare import best_of
 from pipelines.report.report import compare, report
 from pipelines.report.sections import LAST, ORDER
