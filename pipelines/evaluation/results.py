@@ -29,9 +29,9 @@ class About(Record):
     resolution: int
     features: str
     data: dict[str, str]  # fingerprints, by split
-    images: dict[str, str]  # of the images alone
     micro_batch: int
     amounts: Amounts
+    images: dict[str, str] = field(default_factory=dict)  # fingerprints without captions
 
 
 @dataclass

@@ -58,7 +58,7 @@ def test_the_part_measures_a_model_and_is_told_like_the_others(tmp_path, monkeyp
     assert Diversity.cost(job).samples == 12 and found.samples.n == 3 and found.any_photos.n == 60
     assert found.samples.value > 0 and found.any_photos.value > 0
     assert jsonable(Diversity.read(jsonable(found))) == jsonable(found)
-    assert "4 samples of one prompt" in found.text() and "any two photos" in found.section(None)
+    assert "4 samples of a prompt" in found.text() and "any two photos" in found.section(None)
     torch.nn.init.zeros_(who.pipe.vae.decoder.conv_out.weight)  # whatever the seed, one picture
     collapsed = Diversity.run(job)
     assert collapsed.samples.value == pytest.approx(0, abs=1e-6)

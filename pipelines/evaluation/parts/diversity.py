@@ -22,8 +22,8 @@ from ldm.evaluation.measurements import (
     Measurement,
     jackknife,
     mean_measurement,
-    shown,
     subsets,
+    table,
     undefined,
 )
 from ldm.evaluation.neighbours import distances
@@ -104,18 +104,14 @@ class Diversity(Part):
     def rows(self) -> dict[str, Measurement]:
         """As they are called where they are shown."""
         return {
-            f"{self.each} samples of one prompt": self.samples,
+            "samples of one prompt": self.samples,
             "photos of one caption": self.photos,
             "any two photos": self.any_photos,
         }
 
     def text(self) -> str:
-        lines = ["mean distance in feature space between"]
-        for name, m in self.rows.items():
-            low, high = (shown(end, ".4g") for end in m.interval)
-            said = f"{m.value:.4g} [{low}, {high}]" if m.defined else f"– ({m.note})"
-            lines.append(f"{name:24} {said}, N = {m.n}")
-        return "\n".join(lines)
+        columns = {name: [m] for name, m in self.rows.items()}
+        return f"mean distance of two images, {self.each} samples of a prompt\n{table(columns)}"
 
     def sentences(self) -> Iterator[str]:
         made, real = self.samples, self.photos
@@ -132,7 +128,7 @@ class Diversity(Part):
         cells = [
             [escape(name), interval(m), whisker(m, span), str(m.n)] for name, m in self.rows.items()
         ]
-        said = f"Mean distance of two images in the features of {self.samples.features}"
+        said = f"{self.each} samples of a prompt; features: {self.samples.features}"
         return grid(("between", "distance", "", "N"), cells) + f'<p class="note">{escape(said)}</p>'
 
 
