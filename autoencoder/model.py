@@ -57,7 +57,13 @@ def build_autoencoder(model: Mapping[str, Any]) -> AutoencoderKL:
 
 
 def load_autoencoder(path: str | Path, variant: str | None = None) -> AutoencoderKL:
-    """An AutoencoderKL from a folder or Hub name, its own or that of a whole pipeline."""
+    """An AutoencoderKL from a folder or Hub name, its own or that of a whole pipeline.
+
+    autoencoder/pretrained/NAME is also what this package holds there, from whatever folder.
+    """
+    held = Path(__file__).parents[1] / path
+    if Path(path).parts[:2] == ("autoencoder", "pretrained") and not Path(path).is_dir():
+        path = held if held.is_dir() else path
     return load_pretrained(AutoencoderKL, path, "vae", variant)
 
 

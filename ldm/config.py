@@ -4,6 +4,7 @@ Each field's type says what it may be: `ldm.settings.fields` has the marks.
 """
 
 import codecs
+import os
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -194,14 +195,24 @@ class Config:
 def load_config(path: str | Path | None = None, overrides: Sequence[str] | None = None) -> Config:
     """Read a YAML file and `key=value` overrides into a Config.
 
-    Raises UserError naming the nearest key for an unknown one, and the field for a bad value.
+    Where there is no such file, `path` is the name of a config that comes with this package, such
+    as "quickstart". Raises UserError naming the nearest key for an unknown one, and the field for a bad value.
     """
     values: Values = {}
     if path is not None:
-        values = from_yaml(Config, _text_of(Path(path).expanduser()), str(path))
+        file = Path(path).expanduser()
+        place = file if os.path.lexists(file) else shipped().get(str(path), file)
+        values = from_yaml(Config, _text_of(place), str(path))
     for argument in overrides or ():
         override(Config, values, argument)
     return built(Config, values)
+
+
+def shipped() -> dict[str, Path]:
+    """The configs that come with this package, by name: from a checkout or as installed."""
+    checkout, installed = Path(__file__).parents[1] / "configs", Path(__file__).parent / "configs"
+    files = (installed if installed.is_dir() else checkout).glob("*.yaml")
+    return {file.stem: file for file in sorted(files)}
 
 
 def _text_of(path: Path) -> str:
@@ -210,6 +221,8 @@ def _text_of(path: Path) -> str:
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, FileNotFoundError):
+            reason = f"{reason}; by name there are {', '.join(shipped())}"
         raise UserError(f"cannot read the config {path}: {reason}") from None
     if len(content) > MOST_BYTES:
         raise UserError(f"{path} is larger than {MOST_BYTES:,} bytes: it is no config")
@@ -229,7 +242,10 @@ def config_from_arguments(description: str, arguments: Sequence[str] | None = No
     """The config that `--config FILE [key=value ...]` on a command line asks for."""
     parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--config", required=True, help="a YAML file, such as configs/flowers64.yaml"
+        "--config",
+        required=True,
+        metavar="FILE",
+        help=f"a YAML file, or the name of one that comes with it: {', '.join(shipped())}",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as train.steps=5000"

@@ -16,6 +16,7 @@ def test_a_config_is_short_and_describes_parts_that_can_be_built(path):
     assert len(path.read_text().splitlines()) <= 40
     config = load_config(path)
     assert config.name == path.stem
+    assert load_config(path.stem) == config  # by name, from whatever folder
     Spec.from_diffusion_config(config.diffusion, config.sample.grid, config.sample.sampler)
     if "init" in config.unet:
         assert set(config.unet) <= {"init", "layers_per_block"}

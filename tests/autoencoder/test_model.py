@@ -61,6 +61,11 @@ def test_loading_finds_the_vae_of_a_pipeline_and_gives_float32(vae, tmp_path):
             assert torch.equal(weight, vae.state_dict()[name].float())
 
 
+def test_the_shipped_autoencoder_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_autoencoder("autoencoder/pretrained/drawn64").config["block_out_channels"][0] == 32
+
+
 def test_what_is_no_autoencoder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds neither config\.json nor vae/config\.json"):
         load_autoencoder(tmp_path)

@@ -218,6 +218,11 @@ def test_a_config_that_is_no_file_is_one_sentence(path):
         load_config(path)
 
 
+def test_a_config_that_nobody_has_is_told_which_names_there_are():
+    with pytest.raises(UserError, match=r"quick: .*; by name there are .*flowers64, .*quickstart"):
+        load_config("quick")
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
