@@ -196,7 +196,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] | None 
     """Read a YAML file and `key=value` overrides into a Config.
 
     Where there is no such file, `path` is the name of a config that comes with this package, such
-    as "quickstart". Raises UserError naming the nearest key for an unknown one, and the field for a bad value.
+    as "quickstart". Raises UserError naming the nearest key for an unknown one, and the field for
+    a bad value.
     """
     values: Values = {}
     if path is not None:

@@ -56,7 +56,9 @@ def run(command, folder, status=0):
 
 @pytest.mark.slow
 def test_a_wheel_in_an_empty_folder_trains_the_quickstart_samples_and_looks(installed, tmp_path):
-    code = "import ldm, autoencoder as a, pipelines as p; print(ldm.__file__, a.__file__, p.__file__)"
+    code = (
+        "import ldm, autoencoder as a, pipelines as p; print(ldm.__file__, a.__file__, p.__file__)"
+    )
     assert run([installed / "python", "-c", code], tmp_path).count(str(installed.parent)) == 3
     assert run([installed / "ldm", "--version"], tmp_path).strip() == f"ldm {__version__}"
     said = run([installed / "train_ldm", "--config", "quickstart", *TOY.split()], tmp_path)

@@ -1,6 +1,7 @@
 """Text that came from outside: what of it is text, and how it is shown."""
 
 import re
+from collections.abc import Mapping
 from typing import TextIO
 
 _SPACES = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")  # controls that part words
@@ -40,3 +41,10 @@ def shown_lines(text: str) -> str:
 def say(text: object, file: TextIO | None = None) -> None:
     """Print, with nothing in it that a terminal obeys: whatever is printed goes this way."""
     print(shown_lines(str(text)), file=file)
+
+
+def say_table(rows: Mapping[str, str]) -> None:
+    """Print names and what they stand for, one row each."""
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        say(f"{name:<{width}}  {shown(value)}")
