@@ -1,0 +1,1 @@
+"""Stage 1's model, and the cache of its latents."""

@@ -3,11 +3,11 @@
 import ast
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.house import GRAPH, MODULES, imports, room
+
 # From the ground upward: a folder's own files import only from folders above it in this list.
 FLOORS = [
     "ldm.core",
@@ -43,44 +43,6 @@ FLOORS = [
 MOST_FILES, MOST_LINES = 16, 300
 
 
-def modules():
-    """Every module of the packages and every script at the root: dotted name -> path."""
-    packages = ("ldm", "autoencoder", "pipelines")
-    paths = [*ROOT.glob("*.py"), *(p for name in packages for p in (ROOT / name).rglob("*.py"))]
-    names = {}
-    for path in paths:
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return names
-
-
-MODULES = modules()
-
-
-def imports(path):
-    """The dotted names that a file imports: inside functions and for type checkers as well."""
-    return imports_of(ast.parse(path.read_text(encoding="utf-8")), path)
-
-
-def imports_of(tree, path=None):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: import by full name"
-            whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name if name in MODULES else node.module for name in whole)
-
-
-GRAPH = {name: set(imports(path)) for name, path in MODULES.items()}
-
-
-def folder(name):
-    if MODULES[name].name == "__init__.py":
-        return name
-    return name.rpartition(".")[0] or "scripts"
-
-
 @pytest.mark.parametrize("name", [n for n in MODULES if n.startswith("ldm.diffusion.")])
 def test_the_mathematics_imports_torch_and_nothing_else(name):
     roots = {i.split(".")[0] for i in GRAPH[name] if not i.startswith("ldm.diffusion.")}
@@ -89,12 +51,12 @@ def test_the_mathematics_imports_torch_and_nothing_else(name):
 
 def test_arrows_between_folders_run_one_way():
     floor = {name: number for number, name in enumerate(FLOORS)}
-    assert {folder(name) for name in MODULES} == set(FLOORS)
+    assert {room(name) for name in MODULES} == set(FLOORS)
     up = [
         f"{name} imports {other}"
         for name, others in GRAPH.items()
         for other in others & MODULES.keys()
-        if floor[folder(other)] > floor[folder(name)]
+        if floor[room(other)] > floor[room(name)]
     ]
     assert not up, "\n".join(up)
 
@@ -113,7 +75,7 @@ def needed_at_start(name):
     while waiting:
         tree = ast.parse(MODULES[waiting.pop()].read_text(encoding="utf-8"))
         tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        found = set(imports_of(tree)) - needed
+        found = set(imports(tree)) - needed
         needed |= found
         waiting += found & MODULES.keys()
     return needed
@@ -151,7 +113,7 @@ def test_no_module_needs_itself():
 def test_no_file_is_long_and_no_folder_is_full():
     long = [n for n, p in MODULES.items() if len(p.read_text("utf-8").splitlines()) > MOST_LINES]
     assert not long
-    files = Counter(folder(name) for name, p in MODULES.items() if p.name != "__init__.py")
+    files = Counter(room(name) for name, p in MODULES.items() if p.name != "__init__.py")
     assert {name: n for name, n in files.items() if n > MOST_FILES} == {}
 
 

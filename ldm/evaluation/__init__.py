@@ -1,0 +1,1 @@
+"""Figures from tensors, without a pipeline."""

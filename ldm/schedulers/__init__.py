@@ -1,0 +1,1 @@
+"""A process by name, and what diffusers calls the same."""

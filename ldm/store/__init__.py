@@ -1,0 +1,1 @@
+"""Arrays in files: the cache that cannot lie."""

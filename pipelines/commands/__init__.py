@@ -1,0 +1,1 @@
+"""The `ldm` command: a file each."""

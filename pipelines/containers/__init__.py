@@ -1,0 +1,1 @@
+"""Folders that stock software reads."""

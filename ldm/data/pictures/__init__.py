@@ -1,0 +1,1 @@
+"""From bytes to pixels, whatever the format."""

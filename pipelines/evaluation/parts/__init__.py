@@ -1,0 +1,1 @@
+"""Each figure of an evaluation."""
