@@ -235,11 +235,10 @@ def examples(
     config, seed, device = run.config, run.config.seed, run.device
     dataset = ImageDataset(source, config.data, seed)
     slots = run.slots(range(len(source)), start, shuffle=not source.sequential)
-    for count, loaded in enumerate(batches(dataset, slots, config.data.workers)):
+    for count, (pixels, places) in enumerate(batches(dataset, slots, config.data.workers)):
         step = start + count // run.train.accumulation
-        places = [int(slot) for slot in loaded["slot"]]
         noise = keyed.example_normal(latent_shape, seed, step, places, "posterior")
-        pixels = corrupted = loaded["pixels"]
+        corrupted = pixels
         if std := config.autoencoder.loss.input_noise:
             shape = pixels.shape[1:]
             corrupted = pixels + std * keyed.example_normal(shape, seed, step, places, "corruption")

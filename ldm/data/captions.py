@@ -1,11 +1,10 @@
-"""What counts as a caption, and which of several a training step sees."""
+"""What counts as a caption."""
 
 import ast
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from ldm.core.keyed import integer
 from ldm.core.text import clean, is_clean
 
 
@@ -40,10 +39,3 @@ def has_no_text(value: Any) -> bool:
     """Whether something in a column's value had to be left out of its captions."""
     values = value if isinstance(value, list | tuple) else [value]
     return any(isinstance(text, str) and not is_clean(text) for text in values)
-
-
-def choose_caption(captions: Sequence[str], seed: int, step: int, slot: int) -> str | None:
-    """The caption that an example trains with in one slot of one step; None: unconditionally."""
-    if not captions:
-        return None
-    return captions[integer(seed, step, slot, "caption", below=len(captions))]

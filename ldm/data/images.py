@@ -1,8 +1,8 @@
-"""Batches of pixels and captions for one process, decoded by workers."""
+"""Batches of pixels for one process, decoded by workers."""
 
 import signal
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol, TypedDict
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from ldm.core.errors import UserError
 from ldm.core.keyed import generator, uniform
-from ldm.data.captions import choose_caption
 from ldm.data.example import Source
 from ldm.data.order import Slot
 from ldm.data.pictures.bad import BadImage
@@ -28,24 +27,13 @@ class PixelOptions(Protocol):
     def flip(self) -> bool: ...
 
 
-class Item(TypedDict):
-    pixels: Tensor  # float32 (3, R, R) in [-1, 1]
-    caption: str | None
-    label: int | None
-    slot: int
-    index: int
-
-
-class Batch(TypedDict):
+class Batch(NamedTuple):
     pixels: Tensor  # float32 (B, 3, R, R) in [-1, 1]
-    caption: list[str | None]
-    label: list[int | None]
-    slot: list[int]
-    index: list[int]
+    slots: list[int]  # of the step
 
 
 class ImageDataset(Dataset):
-    """Training examples by slot: crop, mirroring and caption are keyed by (seed, step, slot)."""
+    """Training images by slot: crop and mirroring are keyed by (seed, step, slot)."""
 
     def __init__(self, source: Source, config: PixelOptions, seed: int) -> None:
         self.source, self.seed = source, seed
@@ -54,41 +42,29 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, slot: Slot) -> Item | BadImage:
-        """The example of a slot, or why its image, which was sound when checked, is none now."""
+    def __getitem__(self, slot: Slot) -> tuple[Tensor, int] | BadImage:
+        """Pixels and slot, or why the image, which was sound when checked, is none now."""
         key = (self.seed, slot.step, slot.slot)
         try:
-            example = self.source[slot.index]
+            image = self.source.image(slot.index)
         except BadImage as bad:
             return bad
-        pixels = to_pixels(
-            example.image,
-            self.resolution,
-            self.crop,
-            self.flip and uniform(*key, "flip") < 0.5,
-            generator(*key, "crop"),
-        )
-        caption = choose_caption(example.captions, *key)
-        return Item(
-            pixels=normalise(pixels),
-            caption=caption,
-            label=example.label,
-            slot=slot.slot,
-            index=slot.index,
-        )
+        flip = self.flip and uniform(*key, "flip") < 0.5
+        pixels = to_pixels(image, self.resolution, self.crop, flip, generator(*key, "crop"))
+        return normalise(pixels), slot.slot
 
 
-def collate(items: list[Item | BadImage]) -> Batch | BadImage:
-    """Stack the pixels; everything else is a list. Of a bad image nothing is left but that it is.
+def collate(items: list[tuple[Tensor, int] | BadImage]) -> Batch | BadImage:
+    """Stack the pixels. Of a bad image nothing is left but that it is.
 
     It travels as a value: what a worker raises arrives as the text of a traceback.
     """
-    for bad in items:
-        if isinstance(bad, BadImage):
-            return bad
-    sound: list[Any] = list(items)
-    lists: dict[str, Any] = {key: [item[key] for item in sound] for key in Item.__annotations__}
-    return Batch(**{**lists, "pixels": torch.stack(lists["pixels"])})  # type: ignore[typeddict-item]
+    sound = []
+    for item in items:
+        if isinstance(item, BadImage):
+            return item
+        sound.append(item)
+    return Batch(torch.stack([pixels for pixels, _ in sound]), [slot for _, slot in sound])
 
 
 def leave_signals_to_the_trainer(worker: int) -> None:

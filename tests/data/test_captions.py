@@ -1,13 +1,12 @@
 import json
 import logging
-from collections import Counter
 
 import pandas
 import pytest
 from pictures import config, rows
 
 from ldm.core.errors import UserError
-from ldm.data.captions import choose_caption, read_captions
+from ldm.data.captions import read_captions
 from ldm.data.source import open_source
 from ldm.data.tables.columns import caption_column, find, label_column
 
@@ -30,21 +29,6 @@ from ldm.data.tables.columns import caption_column, find, label_column
 )
 def test_only_text_is_a_caption(value, captions):
     assert read_captions(value) == captions
-
-
-def test_the_choice_among_captions_is_keyed_and_even():
-    names = ("a", "b", "c")
-    chosen = [choose_caption(names, 0, step, slot) for step in range(100) for slot in range(30)]
-    counts = Counter(chosen)
-    assert all(abs(counts[name] - 1000) < 5 * (3000 * 2 / 9) ** 0.5 for name in names)
-    assert chosen[:50] == [choose_caption(names, 0, 0, s) for s in range(30)] + [
-        choose_caption(names, 0, 1, s) for s in range(20)
-    ]
-    assert chosen != [choose_caption(names, 1, step, s) for step in range(100) for s in range(30)]
-
-
-def test_no_caption_is_unconditional():
-    assert choose_caption((), 0, 0, 0) is None
 
 
 @pytest.mark.parametrize(

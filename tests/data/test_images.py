@@ -1,11 +1,10 @@
 import pytest
 import torch
-from pictures import config, picture, rows
+from pictures import config, picture
 
 import ldm.data.images
 from ldm.config import load_config
 from ldm.core.errors import UserError
-from ldm.data.captions import choose_caption
 from ldm.data.images import ImageDataset, image_loader
 from ldm.data.order import Slot, micro_batches
 from ldm.data.pixels import normalise, to_pixels
@@ -14,9 +13,9 @@ from ldm.data.source import open_source
 
 @pytest.fixture
 def dataset(folder):
-    root = folder(10, rows(10, captions=lambda i: [f"{i}a", f"{i}b"] if i else None))
+    root = folder(10)
     options = config(root, holdout=0.0, resolution=16, crop="random")
-    return ImageDataset(open_source(options), options, seed=5)
+    return ImageDataset(open_source(options, needs="nothing"), options, seed=5)
 
 
 def batches(dataset, *, workers=0, world=1, accumulation=1, start=0):
@@ -27,38 +26,31 @@ def batches(dataset, *, workers=0, world=1, accumulation=1, start=0):
     return [batch for step in zip(*parts, strict=True) for batch in step]
 
 
-def test_a_batch_has_pixels_captions_and_slots(dataset):
-    batch = next(iter(image_loader(dataset, micro_batches(5, 10, 8, 2, stop=1))))
-    assert batch["pixels"].shape == (4, 3, 16, 16)
-    assert batch["pixels"].dtype == torch.float32
-    assert batch["pixels"].abs().max() <= 1
-    assert batch["slot"] == [0, 1, 2, 3]
-    assert batch["label"] == [None] * 4
-    for caption, index in zip(batch["caption"], batch["index"], strict=True):
-        assert caption in ((f"{index}a", f"{index}b") if index else (None,))
+def test_a_batch_has_pixels_and_slots(dataset):
+    pixels, slots = next(iter(image_loader(dataset, micro_batches(5, 10, 8, 2, stop=1))))
+    assert pixels.shape == (4, 3, 16, 16) and pixels.dtype == torch.float32
+    assert pixels.abs().max() <= 1
+    assert slots == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
     "split", [dict(accumulation=2), dict(world=2), dict(world=2, accumulation=2), dict(workers=2)]
 )
-def test_every_split_sees_the_same_pixels_and_captions(dataset, split):
+def test_every_split_sees_the_same_pixels(dataset, split):
     whole, parts = batches(dataset), batches(dataset, **split)
-    assert [c for b in parts for c in b["caption"]] == [c for b in whole for c in b["caption"]]
-    pixels = [torch.cat([b["pixels"] for b in some]) for some in (parts, whole)]
+    assert [s for b in parts for s in b.slots] == [s for b in whole for s in b.slots]
+    pixels = [torch.cat([b.pixels for b in some]) for some in (parts, whole)]
     assert torch.equal(*pixels)
 
 
-def test_a_restart_sees_the_same_pixels_and_captions(dataset):
+def test_a_restart_sees_the_same_pixels(dataset):
     whole, rest = batches(dataset), batches(dataset, start=2)
-    assert [b["caption"] for b in rest] == [b["caption"] for b in whole[2:]]
-    assert all(torch.equal(a["pixels"], b["pixels"]) for a, b in zip(rest, whole[2:], strict=True))
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(rest, whole[2:], strict=True))
 
 
-def test_another_step_sees_other_crops_flips_and_captions(dataset):
+def test_another_step_sees_other_crops_and_flips(dataset):
     items = [dataset[Slot(step, 0, 1, 0)] for step in range(40)]
-    assert len({item["pixels"].numpy().tobytes() for item in items}) > 30
-    assert {item["caption"] for item in items} == {"1a", "1b"}
-    assert items[3]["caption"] == choose_caption(("1a", "1b"), 5, 3, 0)
+    assert len({pixels.numpy().tobytes() for pixels, _ in items}) > 30
 
 
 def test_half_of_the_images_are_mirrored(folder):
@@ -68,7 +60,7 @@ def test_half_of_the_images_are_mirrored(folder):
     plain = normalise(to_pixels(picture(0), 16))
     mirrored = 0
     for step in range(400):
-        pixels = dataset[Slot(step, 0, 0, 0)]["pixels"]
+        pixels, _ = dataset[Slot(step, 0, 0, 0)]
         assert torch.equal(pixels, plain) or torch.equal(pixels, plain.flip(-1))
         mirrored += torch.equal(pixels, plain.flip(-1))
     assert abs(mirrored - 200) < 5 * 10
@@ -78,7 +70,7 @@ def test_nothing_is_mirrored_unless_asked_for(folder):
     options = config(folder(1), holdout=0.0, resolution=16, flip=False)
     dataset = ImageDataset(open_source(options, needs="nothing"), options, seed=0)
     plain = normalise(to_pixels(picture(0), 16))
-    assert all(torch.equal(dataset[Slot(s, 0, 0, 0)]["pixels"], plain) for s in range(20))
+    assert all(torch.equal(dataset[Slot(s, 0, 0, 0)][0], plain) for s in range(20))
 
 
 def test_an_unknown_crop_is_refused():

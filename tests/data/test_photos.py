@@ -44,6 +44,5 @@ def test_photos_are_batched():
     source = open_source(options)
     slots = micro_batches(0, len(source), 16, stop=2)
     batches = list(image_loader(ImageDataset(source, options, 0), slots, 2))
-    assert [tuple(b["pixels"].shape) for b in batches] == [(16, 3, 64, 64)] * 2
-    assert all(isinstance(c, str) for b in batches for c in b["caption"])
-    assert 0.1 < batches[0]["pixels"].std() < 1
+    assert [tuple(b.pixels.shape) for b in batches] == [(16, 3, 64, 64)] * 2
+    assert 0.1 < batches[0].pixels.std() < 1
