@@ -16,7 +16,7 @@ from ldm.config import Config
 from ldm.core import keyed
 from ldm.data.example import Source
 from ldm.data.pictures.bad import BadImage
-from ldm.data.pixels import to_pixels
+from ldm.data.pixels import normalise, to_pixels
 from ldm.store.shards import Store
 
 
@@ -101,7 +101,7 @@ class Encoder:
         if sound:
             pixels = torch.stack([p for _, p in sound]).to(self.vae.device)  # (B, V, 3, R, R)
             sides = [pixels, pixels.flip(-1)][: self.shape[1]]
-            flat = torch.stack(sides, dim=2).flatten(0, 2).float() / 127.5 - 1
+            flat = normalise(torch.stack(sides, dim=2).flatten(0, 2))
             encoded = torch.cat([encode_moments(self.vae, x) for x in flat.split(self.batch)])
             with np.errstate(over="ignore"):  # what float16 cannot hold is quarantined below
                 stored = encoded.float().cpu().numpy().astype(self.dtype)

@@ -15,7 +15,7 @@ from ldm.core import keyed
 from ldm.core.errors import UserError
 from ldm.core.files import write_text, written
 from ldm.data.example import Source
-from ldm.data.pixels import pixels_of
+from ldm.data.pixels import as_bytes, normalise, pixels_of
 from ldm.evaluation.features.names import Extractor, load_extractor
 from ldm.evaluation.features.network import random_feature_network
 from ldm.evaluation.frechet import frechet_distance, moments
@@ -51,7 +51,7 @@ class Evaluation:
         self.reference = moments(self.features.extract(self.pixels))
 
     def images(self, which: slice) -> Tensor:
-        return self.pixels[which].to(self.run.device).float() / 127.5 - 1
+        return normalise(self.pixels[which].to(self.run.device))
 
     def spread(self, count: int) -> Tensor:
         """At most `count` images out of all."""
@@ -130,11 +130,6 @@ def feature_extractor(run: Run) -> Extractor:
     if spec == "random":
         return Extractor("random", random_feature_network(resolution).to(run.device), None)
     return load_extractor(spec, run.device)
-
-
-def as_bytes(x: Tensor) -> Tensor:
-    """[−1, 1] → uint8."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def tiled(rows: list[Tensor]) -> Image.Image:

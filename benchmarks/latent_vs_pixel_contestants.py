@@ -14,11 +14,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from autoencoder.cache import LatentCache
-from autoencoder.evaluation import as_bytes
 from autoencoder.latents import decode
 from autoencoder.model import load_autoencoder, standardize
 from ldm.config import Config
-from ldm.data.pixels import to_pixels
+from ldm.data.pixels import as_bytes, to_pixels
 from ldm.data.source import Source
 from ldm.diffusion.denoise import denoiser
 from ldm.diffusion.grids import trailing

@@ -37,6 +37,11 @@ def to_pixels(
     return (pixels.flip(-1) if flip else pixels).contiguous()
 
 
+def as_bytes(x: Tensor) -> Tensor:
+    """[-1, 1] -> the nearest uint8 in 0..255, what is beyond clamped."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
 def normalise(pixels: Tensor) -> Tensor:
     """uint8 in 0..255 -> float32 in [-1, 1]."""
     return pixels.float() / 127.5 - 1

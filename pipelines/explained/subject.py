@@ -14,6 +14,7 @@ from ldm.core import keyed
 from ldm.core.errors import UserError
 from ldm.core.inference import evaluating
 from ldm.data.drawn import captions, draw, truth
+from ldm.data.pixels import as_bytes
 from ldm.diffusion.exact import as_network, mixture
 from ldm.diffusion.guidance import cfg
 from ldm.diffusion.loss import Network
@@ -39,7 +40,7 @@ class Subject(NamedTuple):
 
 def _rgb(x: Tensor) -> list[Image.Image]:
     """Images of (B, 3, H, W) in [-1, 1]."""
-    array = ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    array = as_bytes(x.float()).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(a) for a in array]
 
 

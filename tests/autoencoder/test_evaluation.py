@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from autoencoder.evaluation import as_bytes, held_out_pixels, psnr, tiled
+from autoencoder.evaluation import held_out_pixels, psnr, tiled
 from ldm.core.errors import UserError
 from ldm.data.order import subset
 from ldm.data.pictures.bad import BadImage
+from ldm.data.pixels import as_bytes
 from ldm.data.source import Subset
 
 
