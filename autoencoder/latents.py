@@ -1,9 +1,14 @@
-"""Pixels to latents and back."""
+"""Pixels to latents and back: as the autoencoder has them, and scaled as the U-Net knows them."""
+
+from typing import Any
 
 import torch
 from diffusers.models import AutoencoderKL
 from torch import Tensor
 
+from autoencoder.model import downsampling
+
+SLICE = 2**20  # pixels that are encoded or decoded at once
 LOGVAR_RANGE = (-30.0, 20.0)  # diffusers clamps a posterior's log-variance to this
 
 
@@ -17,10 +22,33 @@ def encode_moments(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     return torch.cat([posterior.mean, posterior.logvar], dim=1)
 
 
-def decode(vae: AutoencoderKL, latents: Tensor, slice_size: int | None = None) -> Tensor:
-    """Images (B, 3, H, W), about [−1, 1], of unscaled latents (B, C, h, w).
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Images (B, 3, H, W), about [−1, 1], of unscaled latents (B, C, h, w)."""
+    return vae.decode(_like(vae, latents)).sample
 
-    `slice_size` images are decoded at a time, which bounds the memory.
+
+def scaled_decode(vae: Any, latents: Tensor) -> Tensor:
+    """Latents (B, C, h, w) as the U-Net knows them → pixels (B, 3, H, W) in [0, 1], float32."""
+    z = latents / vae.config.scaling_factor + _shift(vae)
+    count = max(1, SLICE // (z.shape[-2] * z.shape[-1] * downsampling(vae) ** 2))
+    parts = [vae.decode(part.to(vae.dtype)).sample for part in z.split(count)]
+    return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+
+
+def scaled_encode(vae: Any, pixels: Tensor, noise: Tensor) -> Tensor:
+    """Pixels (B, 3, H, W) in [-1, 1] → latents (B, C, h, w) as the U-Net knows them, float32.
+
+    A draw from the posterior with the standard normal `noise`, as diffusers' pipelines take; where
+    it has more rows, as many of each image in a row.
     """
-    slices = latents.split(slice_size or len(latents))
-    return torch.cat([vae.decode(_like(vae, z)).sample for z in slices])
+    count = max(1, SLICE // (pixels.shape[-2] * pixels.shape[-1]))
+    posteriors = [vae.encode(part.to(vae.dtype)).latent_dist for part in pixels.split(count)]
+    mean, std = (
+        torch.cat([getattr(p, name) for p in posteriors]).float() for name in ("mean", "std")
+    )
+    mean, std = (t.repeat_interleave(len(noise) // len(pixels), 0) for t in (mean, std))
+    return (mean + std * noise - _shift(vae)) * vae.config.scaling_factor
+
+
+def _shift(vae: Any) -> float:
+    return getattr(vae.config, "shift_factor", None) or 0.0

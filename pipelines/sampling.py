@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from autoencoder.latents import scaled_decode
+from autoencoder.model import downsampling
 from ldm.conditions.conditioner import Conditioner
 from ldm.core.errors import UserError
 from ldm.diffusion.loss import Network
@@ -15,11 +17,10 @@ from ldm.diffusion.samplers import SAMPLERS
 from ldm.models.unet import caching_context
 from ldm.models.view import view
 from ldm.schedulers.spec import Spec
-from pipelines.calls import pixels
 from pipelines.calls.call import CHANGEABLE, Begin, Call, Options, Watched
 from pipelines.calls.defaults import MOST_STEPS, Defaults, Guidance, number, numbers, whole
 from pipelines.calls.guided import Told, guided
-from pipelines.calls.pixels import Images, refuse_output_type
+from pipelines.calls.pixels import Images, output, refuse_output_type
 from pipelines.calls.prompts import Prompt, Prompts
 from pipelines.calls.seeds import Draws, generators
 from pipelines.calls.stock import refuse_arguments
@@ -67,7 +68,7 @@ class Sampling(Watched):
     @property
     def factor(self) -> int:
         """Pixels per latent, along each side."""
-        return pixels.factor(self.vae)
+        return downsampling(self.vae)
 
     def set_progress_bar_config(self, **kwargs: Any) -> None:
         """Arguments of tqdm, such as `disable=True`."""
@@ -246,7 +247,7 @@ class Sampling(Watched):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) as the U-Net knows them → pixels (B, 3, H, W) in [0, 1], float32."""
-        return pixels.decode(view(self.vae), latents)
+        return scaled_decode(view(self.vae), latents)
 
     def images(self, latents: Tensor, output_type: str) -> Images:
         """Decoded as "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), or left as "latent".
@@ -256,4 +257,4 @@ class Sampling(Watched):
         found = latents if output_type == "latent" else self.decode(latents)
         if not bool(found.isfinite().all()):
             raise NoNumbers(NO_NUMBERS)
-        return Images(found) if output_type == "latent" else pixels.output(found, output_type)
+        return Images(found) if output_type == "latent" else output(found, output_type)

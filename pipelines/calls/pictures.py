@@ -13,13 +13,14 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from torch import Tensor
 
+from autoencoder.latents import scaled_encode
+from autoencoder.model import downsampling
 from ldm.core.errors import UserError
 from ldm.data.pictures.bad import BadImage
 from ldm.data.pictures.decoding import as_rgb, decode
 from ldm.models.view import view
 from pipelines.calls.call import Call
 from pipelines.calls.defaults import number
-from pipelines.calls.pixels import encode, factor
 
 Reader = Callable[[Image.Image], Image.Image]
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's "L"
@@ -59,7 +60,7 @@ class Pictures:
     def shape(self) -> tuple[int, int, int]:
         """(C, h, w) of the latents."""
         rows, columns = self.tensor.shape[-2:]
-        shrunk = 1 if self.encoded else factor(self.vae)
+        shrunk = 1 if self.encoded else downsampling(self.vae)
         return self.vae.config.latent_channels, rows // shrunk, columns // shrunk
 
     def latents(self, call: Call) -> Tensor:
@@ -67,7 +68,7 @@ class Pictures:
         if self.encoded:
             return call.rows("images", self.tensor)
         pixels = call.rows("images", self.tensor)[:: call.count // self.count]
-        return encode(view(self.vae), pixels, call.draw.of(self.count))
+        return scaled_encode(view(self.vae), pixels, call.draw.of(self.count))
 
 
 def painted(mask: Any, vae: Any, size: tuple[int, int]) -> Tensor:
@@ -100,7 +101,7 @@ def _sized(
     **options: bool,
 ) -> Tensor:
     """Pictures through diffusers' own processor, resized to `size` in latents or to whole ones."""
-    side = factor(vae)
+    side = downsampling(vae)
     given = {p.size[::-1] for p in found} if isinstance(found, list) else {found.shape[-2:]}
     if size is None:
         if len(given) > 1:

@@ -58,12 +58,6 @@ def test_half_precision_decodes_in_strips_as_it_does_whole(model):
     model.float()
 
 
-def test_slices_of_a_batch_decode_alike(model):
-    latents = torch.randn(5, 4, 8, 8, generator=torch.manual_seed(0))
-    with torch.no_grad():
-        torch.testing.assert_close(decode(model, latents, slice_size=2), decode(model, latents))
-
-
 def test_attention_in_the_outer_blocks_is_refused():
     vae = build_autoencoder(
         {

@@ -98,7 +98,7 @@ def test_decoding_in_slices_is_decoding(pipe, monkeypatch):
     z = torch.randn(5, 4, 8, 8, generator=generator(0))
     with torch.no_grad():
         whole = pipe.decode(z)
-        monkeypatch.setattr("pipelines.calls.pixels.SLICE", 2 * 16 * 16)
+        monkeypatch.setattr("autoencoder.latents.SLICE", 2 * 16 * 16)
         calls = []
         decode = pipe.vae.decode
         monkeypatch.setattr(pipe.vae, "decode", lambda z: calls.append(len(z)) or decode(z))

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
 
+from autoencoder.latents import scaled_encode
 from ldm.config import DataConfig
 from ldm.core import keyed
 from ldm.core.errors import UserError
@@ -31,7 +32,6 @@ from ldm.evaluation.sweep import Setting
 from ldm.training.checkpoint import load_newest
 from pipelines.averaged import load_weights, weights_of
 from pipelines.calls.defaults import Guidance
-from pipelines.calls.pixels import encode
 from pipelines.runs.record import RunRecord, run_folder
 from pipelines.text_to_image import TextToImagePipeline
 
@@ -147,7 +147,7 @@ class Evaluated:
             def work(piece: list[int]) -> Tensor:
                 draws = [keyed.normal(shape, self.seed, "posterior", indices[i]) for i in piece]
                 noise = torch.stack(draws).to(self.device)
-                return encode(self.pipe.vae, normalise(pixels[piece]).to(self.device), noise)
+                return scaled_encode(self.pipe.vae, normalise(pixels[piece]).to(self.device), noise)
 
             with evaluating(self.pipe.vae):
                 x0 = in_pieces(work, len(pixels), self.share)
