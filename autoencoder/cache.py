@@ -146,9 +146,6 @@ class LatentCache:
     def captions(self, i: int) -> tuple[str, ...]:
         return self._source.captions(self._row[i])
 
-    def label(self, i: int) -> int | None:
-        return self._source.label(self._row[i])
-
     def name(self, i: int) -> str:
         return self._source.name(self._row[i])
 
