@@ -90,11 +90,3 @@ class Training:
         """Of samples (n, D). Takes at least two distinct training images."""
         distance, index = _found(features, self.sets)
         return Nearest(distance, index, distance / self.own[index].clamp(min=1e-12))
-
-
-def nearest(features: Tensor, training: Tensor, mirrored: Tensor | None = None) -> Nearest:
-    """Nearest neighbours of samples (n, D) among training features (m, D).
-
-    `mirrored` (m, D) are the features of the mirrored training images, where those were trained on.
-    """
-    return Training(training, mirrored).nearest(features)

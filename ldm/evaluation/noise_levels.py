@@ -1,8 +1,7 @@
 """Loss by noise level: the curve that says which noise levels a network has learnt, and which not.
 
 One training loss mixes all levels, and is dominated by how hard each one is. Here the images, their
-noise and the levels are fixed, so two evaluations differ by the network alone, and the difference
-of two networks on the same examples is paired: its interval is far narrower than either's.
+noise and the levels are fixed, so two evaluations differ by the network alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,11 +56,6 @@ class LossByLevel:
     def total_standard_error(self) -> float:
         """Of `total`, over examples: the levels of one example are not independent."""
         return float(_error(self.losses.mean(0)))
-
-    def minus(self, other: "LossByLevel") -> "LossByLevel":
-        """The paired difference of two networks on the same examples, levels and noise."""
-        assert self.space == other.space and torch.equal(self.times, other.times)
-        return replace(self, losses=self.losses - other.losses)
 
     def scaled(self, gain: Tensor, space: str) -> "LossByLevel":
         """The losses of each level times `gain` (L,): the same errors seen in another space."""

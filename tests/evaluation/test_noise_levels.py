@@ -54,14 +54,6 @@ def test_the_seed_changes_the_noise_and_more_examples_leave_the_first_ones_alone
     torch.testing.assert_close(fewer, first[:, :5], rtol=1e-6, atol=0)
 
 
-def test_a_paired_difference_resolves_what_two_intervals_do_not():
-    good = loss_by_level(gaussian_loss(0.5), images(), TIMES, seed=0)
-    worse = loss_by_level(gaussian_loss(0.55), images(), TIMES, seed=0)
-    overlap = worse.interval()[:, 0] < good.interval()[:, 1]
-    paired = worse.minus(good).interval()[:, 0] > 0
-    assert overlap.all() and paired.sum() >= 10
-
-
 def test_interval_is_students():
     result = loss_by_level(gaussian_loss(0.5), images(12), TIMES[:1], seed=0)
     values = result.losses[0].numpy()

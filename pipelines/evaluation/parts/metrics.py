@@ -75,32 +75,32 @@ class Metrics(Part):
     def text(self) -> str:
         return columns(self.samples, self.held_out) + (f"\n\n{self.note}" if self.note else "")
 
+    def _both(self, name: str) -> tuple[Measurement, Measurement] | None:
+        made, real = named(name, self.samples), named(name, self.held_out)
+        return (made, real) if made and real else None
+
     def sentences(self) -> Iterator[str]:
-        kid, precision, recall = (
-            (named(name, self.samples), named(name, self.held_out))
-            for name in ("kid", "precision", "recall")
-        )
-        if (made := kid[0]) and (real := kid[1]):
-            if apart(made, real) < 2:
-                yield (
-                    f"By KID ({made.value:.3g}) samples cannot be told from held-out images "
-                    f"({real.value:.3g}): to see a difference, evaluate with more samples."
-                )
-            else:
-                yield (
-                    f"KID, whose expectation does not depend on N, is {made.value:.3g} for samples "
-                    f"and {real.value:.3g} for held-out images: samples can still be told from "
-                    "real ones."
-                )
-        if (made := precision[0]) and (real := precision[1]) and apart(made, real) <= -2:
+        if pair := self._both("kid"):
+            made, real = pair
+            told = (
+                f"KID, whose expectation does not depend on N, is {made.value:.3g} for samples "
+                f"and {real.value:.3g} for held-out images: samples can still be told from real "
+                "ones."
+            )
+            alike = (
+                f"By KID ({made.value:.3g}) samples cannot be told from held-out images "
+                f"({real.value:.3g}): to see a difference, evaluate with more samples."
+            )
+            yield alike if apart(made, real) < 2 else told
+        if (pair := self._both("precision")) and apart(*pair) <= -2:
             yield (
-                f"Of the samples {made.value:.0%} look like training images, of held-out images "
-                f"{real.value:.0%}: fidelity is lost. More training, a larger U-Net or more "
+                f"Of the samples {pair[0].value:.0%} look like training images, of held-out images "
+                f"{pair[1].value:.0%}: fidelity is lost. More training, a larger U-Net or more "
                 "guidance help."
             )
-        if (made := recall[0]) and (real := recall[1]) and apart(made, real) <= -2:
+        if (pair := self._both("recall")) and apart(*pair) <= -2:
             yield (
-                f"Samples reach {made.value:.0%} of the training images, held-out images "
-                f"{real.value:.0%}: variety is lost. Less guidance, or longer training, brings it "
-                "back."
+                f"Samples reach {pair[0].value:.0%} of the training images, held-out images "
+                f"{pair[1].value:.0%}: variety is lost. Less guidance, or longer training, brings "
+                "it back."
             )
