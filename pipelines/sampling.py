@@ -12,7 +12,7 @@ from autoencoder.latents import scaled_decode
 from autoencoder.model import downsampling
 from ldm.conditions.conditioner import Conditioner
 from ldm.core.errors import UserError
-from ldm.diffusion.loss import Network
+from ldm.diffusion.plane import Network
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.models.unet import caching_context
 from ldm.models.view import view

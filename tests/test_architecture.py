@@ -49,6 +49,17 @@ def test_the_mathematics_imports_torch_and_nothing_else(name):
     assert roots - set(sys.stdlib_module_names) <= {"torch"}
 
 
+def test_sampling_does_not_need_the_training_loss():
+    needed, found = (
+        {"ldm.diffusion.samplers", "ldm.diffusion.grids", "ldm.diffusion.guidance"},
+        set(),
+    )
+    while needed := needed - found:
+        found |= needed
+        needed = {i for name in needed for i in GRAPH[name] & MODULES.keys()}
+    assert "ldm.diffusion.plane" in found and "ldm.diffusion.loss" not in found
+
+
 def test_arrows_between_folders_run_one_way():
     floor = {name: number for number, name in enumerate(FLOORS)}
     assert {room(name) for name in MODULES} == set(FLOORS)

@@ -5,12 +5,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ldm.diffusion.loss import Network
-from ldm.diffusion.plane import Estimate, Level, Prediction, fit, noised, resolve
+from ldm.diffusion.plane import (
+    Denoiser,
+    Estimate,
+    Level,
+    Network,
+    Noise,
+    Prediction,
+    fit,
+    noised,
+    resolve,
+)
 from ldm.diffusion.schedules import Schedule
-
-Denoiser = Callable[[Tensor, Level], Estimate]
-Noise = Callable[[int], Tensor]  # step -> its standard normal draw, like x
 
 
 def drawn(noise: Noise | None, i: int) -> Tensor:

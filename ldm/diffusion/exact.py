@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from ldm.diffusion.denoise import Denoiser
-from ldm.diffusion.loss import Network
-from ldm.diffusion.plane import Estimate, Level, Prediction, fit, target
+from ldm.diffusion.plane import Denoiser, Estimate, Level, Network, Prediction, fit, target
 
 
 def gaussian(mean: Tensor, covariance: Tensor) -> Denoiser:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ldm.diffusion.denoise import Denoiser
-from ldm.diffusion.loss import Network
-from ldm.diffusion.plane import Estimate, Level, fit
+from ldm.diffusion.plane import Denoiser, Estimate, Level, Network, fit
 
 Scale = float | Callable[[Level], float]
 LogProb = Callable[[Tensor, Level], Tensor]

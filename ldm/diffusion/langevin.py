@@ -5,8 +5,8 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from ldm.diffusion.denoise import Denoiser, Noise, drawn
-from ldm.diffusion.plane import Level, fit, posterior, step
+from ldm.diffusion.denoise import drawn
+from ldm.diffusion.plane import Denoiser, Level, Noise, fit, posterior, step
 
 
 def langevin_step(denoiser: Denoiser, x: Tensor, level: Level, size: float, z: Tensor) -> Tensor:

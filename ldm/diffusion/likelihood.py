@@ -12,9 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ldm.diffusion.denoise import Denoiser, Noise
 from ldm.diffusion.loss import variance_bits
-from ldm.diffusion.plane import Level, fit, noised
+from ldm.diffusion.plane import Denoiser, Level, Noise, fit, noised
 from ldm.diffusion.schedules import Schedule
 
 VARIANCES = {"small": -1.0, "large": 1.0}  # as a learned variance says them

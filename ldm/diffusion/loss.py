@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ldm.diffusion.plane import (
     Level,
+    Network,
     Prediction,
     error_gain,
     fit,
@@ -20,7 +21,6 @@ from ldm.diffusion.plane import (
 )
 from ldm.diffusion.schedules import Schedule, interpolate
 
-Network = Callable[[Tensor, Level], Tensor]  # (x, level) -> F, conditioning already bound
 Weighting = Callable[..., Tensor]  # (level, schedule, **options) -> weight on |x̂0 - x0|²
 TimeSampler = Callable[..., Tensor]  # (u in [0, 1), schedule, **options) -> t; a quantile function
 

@@ -43,6 +43,11 @@ class Estimate(NamedTuple):
     var: Tensor | None = None
 
 
+Network = Callable[[Tensor, Level], Tensor]  # (x, level) -> F, conditioning already bound
+Denoiser = Callable[[Tensor, Level], Estimate]
+Noise = Callable[[int], Tensor]  # step -> its standard normal draw, like x
+
+
 def clean(t: float = 0.0) -> Level:
     """The end of every path: α = 1, σ = 0."""
     return Level(*torch.tensor([t, 1.0, 0.0], dtype=torch.float64))

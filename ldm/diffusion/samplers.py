@@ -11,9 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ldm.diffusion.denoise import Denoiser, Noise, drawn, rederived
+from ldm.diffusion.denoise import drawn, rederived
 from ldm.diffusion.langevin import langevin, predictor_corrector
-from ldm.diffusion.plane import Estimate, Level, fit, posterior, step
+from ldm.diffusion.plane import Denoiser, Estimate, Level, Noise, fit, posterior, step
 
 PURE_NOISE = 1e-3  # α; above what stands in for 0 (2⁻¹²), below the noisiest of EDM's (1/80)
 

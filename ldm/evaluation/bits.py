@@ -13,9 +13,8 @@ from torch import Tensor
 
 from ldm.core import keyed
 from ldm.core.share import MICRO_BATCH, Share, pieces
-from ldm.diffusion.denoise import Denoiser
 from ldm.diffusion.likelihood import Elbo, bits_per_dim, elbo, ode_log_prob
-from ldm.diffusion.plane import Level
+from ldm.diffusion.plane import Denoiser, Level
 from ldm.diffusion.schedules import Schedule
 from ldm.evaluation.measurements import Measurement, mean_measurement
 from ldm.evaluation.records import Record

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from ldm.core.errors import UserError
-from ldm.diffusion.denoise import Denoiser, boundary, check, clamp, denoiser, threshold
+from ldm.diffusion.denoise import boundary, check, clamp, denoiser, threshold
 from ldm.diffusion.grids import GRIDS, split
 from ldm.diffusion.learned import Learned
-from ldm.diffusion.loss import Network
-from ldm.diffusion.plane import PREDICTIONS, Level, Prediction, clean, edm
-from ldm.diffusion.samplers import SAMPLERS, Noise
+from ldm.diffusion.plane import PREDICTIONS, Denoiser, Level, Network, Noise, Prediction, clean, edm
+from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedule, tabulated
 from ldm.schedulers.another import LEARNED, read_for
 from ldm.schedulers.given import refuse_process

@@ -12,8 +12,7 @@ from ldm.conditions.conditioner import Conditioner
 from ldm.config import TrainConfig
 from ldm.core import keyed
 from ldm.data.order import Slot, subset
-from ldm.diffusion.loss import Network
-from ldm.diffusion.plane import Level
+from ldm.diffusion.plane import Level, Network
 from ldm.diffusion.schedules import Schedule
 from ldm.schedulers.spec import Spec
 

@@ -15,12 +15,11 @@ from ldm.diffusion.loss import (
     TIME_SAMPLERS,
     WEIGHTINGS,
     Importance,
-    Network,
     denoising_loss,
     sobol,
     time_sampler,
 )
-from ldm.diffusion.plane import fit
+from ldm.diffusion.plane import Network, fit
 from ldm.diffusion.schedules import Schedule
 from ldm.schedulers.spec import Spec
 from ldm.settings.arguments import refuse_arguments

@@ -10,8 +10,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from ldm.core.errors import UserError
-from ldm.diffusion.denoise import Denoiser
-from ldm.diffusion.plane import Level
+from ldm.diffusion.plane import Denoiser, Level
 from pipelines.calls.defaults import Defaults, number
 from pipelines.calls.guided import Told
 from pipelines.calls.prompts import Prompt

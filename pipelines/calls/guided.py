@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.guidance import cfg, perturbed
-from ldm.diffusion.loss import Network
-from ldm.diffusion.plane import Level
+from ldm.diffusion.plane import Level, Network
 from ldm.diffusion.schedules import Schedule
 from ldm.models.unet import perturbing_attention
 from pipelines.calls.defaults import Guidance

@@ -9,12 +9,22 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.core.files import refuse_unwritable, write_text
-from ldm.diffusion.denoise import Denoiser
 from ldm.diffusion.exact import mixture
 from ldm.diffusion.grids import split
-from ldm.diffusion.loss import WEIGHTINGS, Network
-from ldm.diffusion.plane import EPS, Estimate, Level, V, error_gain, fit, noised
-from ldm.diffusion.samplers import SAMPLERS, Noise
+from ldm.diffusion.loss import WEIGHTINGS
+from ldm.diffusion.plane import (
+    EPS,
+    Denoiser,
+    Estimate,
+    Level,
+    Network,
+    Noise,
+    V,
+    error_gain,
+    fit,
+    noised,
+)
+from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedules import SCHEDULES, Cosine, linear
 from pipelines.explained.subject import Subject, drawn_subject, keyed_normal, trained_subject
 from pipelines.sheets.page import Frame, Series, chart, charts, page, strips

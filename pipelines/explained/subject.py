@@ -17,9 +17,7 @@ from ldm.data.drawn import captions, draw, truth
 from ldm.data.pixels import as_bytes
 from ldm.diffusion.exact import as_network, mixture
 from ldm.diffusion.guidance import cfg
-from ldm.diffusion.loss import Network
-from ldm.diffusion.plane import V
-from ldm.diffusion.samplers import Noise
+from ldm.diffusion.plane import Network, Noise, V
 from ldm.schedulers.spec import Spec
 
 FLOWERS, SIDE = 500, 64  # of the built-in data

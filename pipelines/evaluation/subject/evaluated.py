@@ -23,10 +23,9 @@ from ldm.data.order import subset
 from ldm.data.pixels import normalise, pixels_of
 from ldm.data.quarantine import checked
 from ldm.data.source import Needs, Split, open_source
-from ldm.diffusion.denoise import Denoiser
 from ldm.diffusion.guidance import within
-from ldm.diffusion.loss import Network, denoising_loss
-from ldm.diffusion.plane import Level
+from ldm.diffusion.loss import denoising_loss
+from ldm.diffusion.plane import Denoiser, Level, Network
 from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level
 from ldm.evaluation.sweep import Setting
 from ldm.training.checkpoint import load_newest
