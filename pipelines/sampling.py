@@ -112,9 +112,10 @@ class Sampling(Watched):
         if not isinstance(name, str) or name not in SAMPLERS:
             raise UserError(f"sampler {name!r} is not one of {', '.join(SAMPLERS)}")
         eta = number("eta", eta, 0, 1)
-        if eta and name != "ddim":  # as in diffusers
+        takes = SAMPLERS[name].takes_eta
+        if eta and not takes:
             log.warning("eta is DDIM's amount of noise, and sampler %s takes no notice of it", name)
-        return {"eta": eta} if eta and name == "ddim" else {}
+        return {"eta": eta} if eta and takes else {}
 
     def context(
         self, prompt: Prompt, negative_prompt: Prompt, images: int, guided: bool

@@ -4,9 +4,11 @@ x is at levels[0] and ends at levels[-1]. `noise(i)` gives the standard normal d
 x, so that each image can have a seed of its own; deterministic solvers ignore it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,48 @@ from ldm.diffusion.plane import Denoiser, Estimate, Level, Noise, fit, posterior
 
 PURE_NOISE = 1e-3  # α; above what stands in for 0 (2⁻¹²), below the noisiest of EDM's (1/80)
 
-Sampler = Callable[..., Iterator[Tensor]]  # (denoiser, x, levels, noise=None, **options)
+Solver = Callable[..., Iterator[Tensor]]  # (denoiser, x, levels, noise=None, **options)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A solver under a name: called it solves, and it says what else is to be known of it."""
+
+    solve: Solver
+    noise: bool = False  # whether it draws any, its options being these
+    options: Mapping[str, Any] = field(default_factory=dict)  # where not the solver's defaults
+    rederive: bool = True  # where x̂0 is clipped ε̂ follows from it; DDIM's stays
+    takes_eta: bool = False  # an `eta` told to any sampler is for this one, as in diffusers
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        levels: Sequence[Level],
+        noise: Noise | None = None,
+        **options: Any,
+    ) -> Iterator[Tensor]:
+        return self.solve(denoiser, x, levels, noise=noise, **{**self.options, **options})
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Every option it has, with its default."""
+        given = {k: p.default for k, p in signature(self.solve).parameters.items() if k != "noise"}
+        found = {k: v for k, v in given.items() if v is not Parameter.empty}
+        return {**found, **self.options}
+
+    def asked(self, levels: Sequence[Level], **options: Any) -> list[Level]:
+        """The level of each call of the denoiser on the way down these: found by walking it."""
+        seen: list[Level] = []
+
+        def listen(x: Tensor, level: Level) -> Estimate:
+            seen.append(level)
+            return Estimate(x, x, x)
+
+        nothing = torch.zeros(1, 1, dtype=torch.float64)
+        for _ in self(listen, nothing, levels, lambda i: nothing, **options):
+            pass
+        return seen
 
 
 def _fresh(std: Tensor, noise: Noise | None, i: int) -> Tensor | None:
@@ -186,15 +229,15 @@ def consistency(
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "ddpm": ddpm,
-    "ddim": ancestral,
-    "euler": ancestral,
-    "euler_ancestral": partial(ancestral, eta=1.0),
-    "heun": heun,
-    "dpmpp_2m": dpmpp_2m,
-    "dpmpp_2m_sde": partial(dpmpp_2m, eta=1.0),
-    "unipc": unipc,
-    "consistency": consistency,
-    "langevin": langevin,
-    "predictor_corrector": predictor_corrector,
+    "ddpm": Sampler(ddpm, noise=True),
+    "ddim": Sampler(ancestral, rederive=False, takes_eta=True),
+    "euler": Sampler(ancestral),
+    "euler_ancestral": Sampler(ancestral, noise=True, options={"eta": 1.0}),
+    "heun": Sampler(heun),
+    "dpmpp_2m": Sampler(dpmpp_2m),
+    "dpmpp_2m_sde": Sampler(dpmpp_2m, noise=True, options={"eta": 1.0}),
+    "unipc": Sampler(unipc),
+    "consistency": Sampler(consistency, noise=True),
+    "langevin": Sampler(langevin, noise=True),
+    "predictor_corrector": Sampler(predictor_corrector, noise=True),
 }

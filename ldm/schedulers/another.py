@@ -7,7 +7,7 @@ from typing import Any
 from ldm.core.errors import UserError
 from ldm.schedulers.keys import defaults_of
 from ldm.schedulers.reader import read_scheduler
-from ldm.schedulers.writer import class_of
+from ldm.schedulers.writer import class_of, solver_of
 
 # what says which model it is; the rest says how it is sampled
 _MODEL = (
@@ -74,8 +74,7 @@ def of_another_class(
     model = {key: said[key] for key in _MODEL if key in said}
     others = {key: config[key] for key in _SAMPLED if key in config and sampled}
     kept = {k: v for k, v in (model | others).items() if k in known}
-    stochastic = {"algorithm_type": "sde-dpmsolver++"} if sampler == "dpmpp_2m_sde" else {}
-    return {"_class_name": name, **kept, **stochastic}
+    return {"_class_name": name, **kept, **solver_of(sampler, "")}
 
 
 def keeps_grid(config: Mapping[str, Any]) -> bool:

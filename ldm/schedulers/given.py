@@ -23,4 +23,4 @@ def refuse_process(config: Any, sampler: str, sampler_args: Mapping[str, Any] | 
             return
         refuse_no_schedule("diffusion.schedule_args", schedule)
     refuse_arguments("diffusion.prediction_args", edm, getattr(config, "prediction_args", {}))
-    refuse_arguments("sample.sampler_args", SAMPLERS[sampler], sampler_args or {})
+    refuse_arguments("sample.sampler_args", SAMPLERS[sampler].solve, sampler_args or {})

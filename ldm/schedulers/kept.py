@@ -3,6 +3,7 @@
 from typing import Any
 
 from ldm.core.errors import UserError
+from ldm.diffusion.samplers import SAMPLERS, Sampler
 
 Options = dict[str, Any]
 _ELSEWHERE = ("schedule_name", "schedule_args", "source")  # the same β may have two names
@@ -23,8 +24,12 @@ def _canonical(name: str, spec: Options) -> Any:
     """A field's value, the same for two ways to say one thing."""
     value = spec[name]
     unclipped = spec["clip"] is spec["thresholding"] is None
-    if name == "sampler" and value == "ddim" and unclipped:
-        return "euler"
+    if name == "sampler" and unclipped:
+        return next(k for k, s in reversed(SAMPLERS.items()) if _same(s, SAMPLERS[value]))
     if name == "prediction_args" and spec["prediction_name"] == "edm":
         return {"sigma_data": 0.5, "sign": 1.0, **value}
     return value
+
+
+def _same(a: Sampler, b: Sampler) -> bool:
+    return (a.solve, a.options) == (b.solve, b.options)

@@ -1,16 +1,35 @@
 """What diffusers' classes do otherwise than their mathematics, each refused with its reason."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ldm.core.errors import UserError
 from ldm.diffusion.plane import Level
-from ldm.diffusion.samplers import PURE_NOISE
+from ldm.diffusion.samplers import PURE_NOISE, SAMPLERS
+from ldm.diffusion.schedules import Schedule
 
 MULTISTEP = ("DPM", "UniPC", "DEIS")  # how their names begin
 CHOSEN = ("karras", "exponential", "beta", "log_linear")  # σ, between the ends of a spacing
+
+
+def ddim_targets(
+    schedule: Schedule, table: Schedule, levels: list[Level], part: Sequence[Level] | None
+) -> list[Level] | None:
+    """diffusers' DDIM steps from t to t - N//n, also where the next step starts elsewhere.
+
+    None where `part` is not a part of the n steps down `levels`.
+    """
+    steps, targets = schedule.steps, []
+    for level in levels[:-1]:
+        index = schedule.label(level.t).round() - steps // (len(levels) - 1)
+        targets.append(table.level((index + 1) / steps) if index >= 0 else levels[-1])
+    if part is None:
+        return targets
+    own, times = ([float(level.t) for level in some] for some in (levels, part))
+    first = own.index(times[0]) if times[0] in own else 0
+    return targets[first:][: len(part) - 1] if own[first:][: len(part)] == times else None
 
 
 def refuse_quirks(name: str, fields: Mapping[str, Any], visited: list[Level], end: int) -> None:
@@ -25,23 +44,23 @@ def refuse_quirks(name: str, fields: Mapping[str, Any], visited: list[Level], en
             f"{instead}"
         )
 
-    sampler, options = fields["sampler"], fields["sampler_args"]
+    options = fields["sampler_args"]
     flow = fields["schedule_name"] == "flow" and name.startswith(MULTISTEP)
     if flow and fields["prediction_name"] == "v":
         refuse("takes v on a straight path for v on a curved one", "prediction flow")
     if name == "EulerAncestralDiscreteScheduler" and fields["prediction_name"] == "sample":
         refuse("has no prediction sample", "another sampler, such as dpmpp_2m_sde")
-    infinite = sampler == "unipc" and fields["final"] == "clean"
+    infinite = name.startswith("UniPC") and fields["final"] == "clean"
     if infinite and not options.get("lower_order_final", True):
         refuse("ends in NaN where its last step is of second order", "lower_order_final=True")
-    stochastic = sampler in ("dpmpp_2m_sde", "euler_ancestral") and name.startswith("DPM")
+    stochastic = SAMPLERS[fields["sampler"]].noise and name.startswith("DPM")
     if stochastic and fields["final"] != "clean" and fields["grid"] in CHOSEN:
         refuse(
             "ends with a step of no length, whose noise is NaN as often as not",
             "final_sigmas_type zero",
         )
     noisiest, cleanest = visited[0], visited[-2]
-    noisy = sampler == "ddpm" and options.get("variance", "small") != "small"
+    noisy = options.get("variance", "small") != "small"
     if noisy and float(cleanest.t) * end > 1.5:
         refuse(
             f"with variance {options['variance']} adds noise to the finished sample, unless its "

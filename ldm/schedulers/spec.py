@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from inspect import signature
 from typing import Any
 
 import torch
@@ -21,11 +20,17 @@ from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedul
 from ldm.schedulers.another import LEARNED, read_for
 from ldm.schedulers.given import refuse_process
 from ldm.schedulers.kept import refuse_loss
-from ldm.schedulers.quirks import CHOSEN, refuse_first_label, refuse_quirks, refuse_twins
+from ldm.schedulers.quirks import (
+    CHOSEN,
+    ddim_targets,
+    refuse_first_label,
+    refuse_quirks,
+    refuse_twins,
+)
 from ldm.schedulers.reader import read_scheduler
 from ldm.schedulers.table import Options, spacing, start
 from ldm.schedulers.trial import tried
-from ldm.schedulers.writer import class_of, divides_by_alpha, write_scheduler
+from ldm.schedulers.writer import class_of, divides_by_alpha, stock_class, write_scheduler
 
 # how a class's own grid differs from its name's default
 _OWN = {("UniPCMultistepScheduler", "flow"): {"top": 1 - 1e-6}}
@@ -139,7 +144,7 @@ class Spec:
     def denoiser(self, network: Network, sampler: str | None = None) -> Denoiser:
         """The network's denoiser, clipped or thresholded as the sampler (this Spec's) does it."""
         denoise = denoiser(network, self.schedule, self.prediction)
-        rederive = (sampler or self.sampler) != "ddim"
+        rederive = _named(SAMPLERS, sampler or self.sampler, "sampler").rederive
         if self.thresholding:
             denoise = threshold(denoise, *self.thresholding, rederive=rederive)
         elif self.clip is not None:
@@ -165,29 +170,21 @@ class Spec:
         name = sampler or self.sampler
         solve = _named(SAMPLERS, name, "sampler")
         options = {**(self.sampler_args if name == self.sampler else {}), **options}
-        stock = name == self.sampler == "ddim" and self.grid in ("leading", "trailing", "linspace")
-        if stock and class_of(name, self.schedule_name) == "DDIMScheduler":
-            options.setdefault("targets", self._ddim_targets(num_inference_steps, levels))
+        stock = name == self.sampler and self.grid in ("leading", "trailing", "linspace")
+        if stock and stock_class(name, self.schedule_name) == "DDIMScheduler":
+            own = self.levels(num_inference_steps)
+            targets = ddim_targets(self.schedule, self._visited, own, levels)
+            options.setdefault("targets", targets)
         if levels is None:
             levels = self.levels(num_inference_steps)
         denoise = self.denoiser(network, name)
         return solve(wrap(denoise) if wrap else denoise, x, levels, noise=noise, **options)
 
-    def _ddim_targets(self, n: int, part: Sequence[Level] | None) -> list[Level] | None:
-        """diffusers' DDIM steps from t to t - N//n, also where the next step starts elsewhere.
-
-        None where `part` is not a part of this Spec's own n steps.
-        """
-        steps, levels = self.schedule.steps, self.levels(n)
-        targets = []
-        for level in levels[:-1]:
-            index = self.schedule.label(level.t).round() - steps // n
-            targets.append(self._visited.level((index + 1) / steps) if index >= 0 else levels[-1])
-        if part is None:
-            return targets
-        own, times = ([float(level.t) for level in some] for some in (levels, part))
-        first = own.index(times[0]) if times[0] in own else 0
-        return targets[first:][: len(part) - 1] if own[first:][: len(part)] == times else None
+    def asked(self, num_inference_steps: int, sampler: str | None = None) -> list[Level]:
+        """The level of each evaluation of the network that an image takes."""
+        name = sampler or self.sampler
+        own = self.sampler_args if name == self.sampler else {}
+        return _named(SAMPLERS, name, "sampler").asked(self.levels(num_inference_steps), **own)
 
     @classmethod
     def from_diffusion_config(
@@ -201,8 +198,7 @@ class Spec:
 
         Raises UserError for unknown names and for ε-prediction with zero terminal SNR.
         """
-        parameters = signature(_named(SAMPLERS, sampler, "sampler")).parameters.values()
-        known = [p.name for p in parameters if p.default is not p.empty and p.name != "noise"]
+        known = _named(SAMPLERS, sampler, "sampler").defaults
         for key in sampler_args or {}:
             if key not in known:
                 has = f"it has {', '.join(known)}" if known else "it has none"
@@ -213,7 +209,7 @@ class Spec:
         own = {"flow": "flow", "ve": "edm", "edm": "edm"}.get(name) if grid == "trailing" else None
         if own == "flow" and export.startswith("FlowMatch"):
             own = "flow_match"
-        learned = config.learned_variance and sampler == "ddpm"
+        learned = config.learned_variance and "variance" in known
         if learned and grid in ("leading", "trailing"):
             grid = "linspace"  # off entry 0 diffusers adds learned noise to the last sample
         even = grid in ("karras", "exponential", "beta", "log_linear")
@@ -246,11 +242,11 @@ class Spec:
                 some, steps = spec._some_levels(), spec.schedule.steps
                 refuse_quirks(config["_class_name"], asdict(spec), some, steps)
             return spec
-        _named(SAMPLERS, sampler, "sampler")
+        known = _named(SAMPLERS, sampler, "sampler").defaults
         fields = read_for(config, sampler)
         learned = config.get("variance_type") in LEARNED or fields.get("learned_variance", False)
         fields |= {"sampler": sampler, "sampler_args": {}, "learned_variance": learned}
-        if sampler == "ddpm" and learned:
+        if "variance" in known and learned:
             fields["sampler_args"] = {"variance": "learned"}
         return cls(**fields)._checked()
 

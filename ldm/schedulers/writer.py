@@ -3,48 +3,70 @@
 import inspect
 
 from ldm.core.errors import UserError
+from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedules import SCHEDULES, Schedule, tabulated
 from ldm.schedulers.quirks import CHOSEN, MULTISTEP
 from ldm.schedulers.reader import VARIANCES
 from ldm.schedulers.table import BETAS, PREDICTIONS, Options, first_label
 
-_CLASSES = {
-    "ddpm": "DDPMScheduler",
-    "ddim": "DDIMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler_ancestral": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "dpmpp_2m": "DPMSolverMultistepScheduler",
-    "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "consistency": "LCMScheduler",
+# a sampler's class, and which of the class's solvers it is
+_MULTISTEP, _OF_EDM = "DPMSolverMultistepScheduler", "EDMDPMSolverMultistepScheduler"
+_ODE, _SDE = {"algorithm_type": "dpmsolver++"}, {"algorithm_type": "sde-dpmsolver++"}
+_Row = tuple[str, Options]
+_CLASSES: dict[str, _Row] = {
+    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpmpp_2m": (_MULTISTEP, {"solver_order": 2, **_ODE}),
+    "dpmpp_2m_sde": (_MULTISTEP, {"solver_order": 2, **_SDE}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "consistency": ("LCMScheduler", {}),
 }
 # stock pipelines cannot run the flow-match classes, so that first-order solvers go by DPM-Solver's
-_FLOW = {
-    "ddim": "DPMSolverMultistepScheduler",
-    "euler": "DPMSolverMultistepScheduler",
-    "euler_ancestral": "DPMSolverMultistepScheduler",
-    "heun": "FlowMatchHeunDiscreteScheduler",
-    "consistency": "FlowMatchEulerDiscreteScheduler",
+_FLOW: dict[str, _Row] = {
+    "ddim": (_MULTISTEP, {"solver_order": 1, **_ODE}),
+    "euler": (_MULTISTEP, {"solver_order": 1, **_ODE}),
+    "euler_ancestral": (_MULTISTEP, {"solver_order": 1, **_SDE}),
+    "heun": ("FlowMatchHeunDiscreteScheduler", {}),
+    "consistency": ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
 }
-_EDM = {
-    "ddim": "EDMEulerScheduler",
-    "euler": "EDMEulerScheduler",
-    "dpmpp_2m": "EDMDPMSolverMultistepScheduler",
-    "dpmpp_2m_sde": "EDMDPMSolverMultistepScheduler",
+_FLOW_MATCH = dict.fromkeys(("ddim", "euler"), "FlowMatchEulerDiscreteScheduler")
+_EDM: dict[str, _Row] = {
+    "ddim": ("EDMEulerScheduler", {}),
+    "euler": ("EDMEulerScheduler", {}),
+    "dpmpp_2m": (_OF_EDM, _ODE),
+    "dpmpp_2m_sde": (_OF_EDM, _SDE),
 }
 _KIND = {"flow": _FLOW, "edm": _EDM, "ve": _EDM}
 
 
+def _row(sampler: str, schedule: str) -> _Row | None:
+    return _KIND.get(schedule, _CLASSES).get(sampler) or _CLASSES.get(sampler)
+
+
+def stock_class(sampler: str, schedule: str) -> str | None:
+    """The diffusers class of a sampler on a schedule; None where it has none."""
+    row = _row(sampler, schedule)
+    return row and row[0]
+
+
 def class_of(sampler: str, schedule: str) -> str:
-    """The diffusers class of a sampler on a schedule; DDIM where it has none."""
-    kind = _KIND.get(schedule, _CLASSES)
-    return kind.get(sampler) or _CLASSES.get(sampler, "DDIMScheduler")
+    """The same; DDIM where it has none."""
+    return stock_class(sampler, schedule) or "DDIMScheduler"
+
+
+def solver_of(sampler: str, schedule: str) -> Options:
+    """Which solver of its class a sampler is, in the class's words."""
+    row = _row(sampler, schedule)
+    return dict(row[1]) if row else {}
 
 
 def divides_by_alpha(sampler: str) -> bool:
     """Whether diffusers keeps ᾱ from 0 for this sampler, at the floor of zero terminal SNR."""
-    return _CLASSES.get(sampler) not in ("DDPMScheduler", "DDIMScheduler", "LCMScheduler", None)
+    others = ("DDPMScheduler", "DDIMScheduler", "LCMScheduler", None)
+    return stock_class(sampler, "") not in others
 
 
 def write_scheduler(spec: Options, schedule: Schedule) -> Options:
@@ -52,16 +74,16 @@ def write_scheduler(spec: Options, schedule: Schedule) -> Options:
 
     Raises UserError for a schedule that no diffusers class can hold.
     """
-    name = class_of(spec["sampler"], spec["schedule_name"])
-    if spec["grid"] == "flow_match" and spec["sampler"] in ("ddim", "euler"):
-        name = "FlowMatchEulerDiscreteScheduler"
+    sampler, schedule_name = spec["sampler"], spec["schedule_name"]
+    name, solver = class_of(sampler, schedule_name), solver_of(sampler, schedule_name)
+    if spec["grid"] == "flow_match":
+        name = _FLOW_MATCH.get(sampler, name)
     config: Options = {"_class_name": name}
     if name.startswith("EDM"):
-        return config | _edm(spec, schedule)
+        return config | _edm(spec, schedule) | solver
     if name.startswith("FlowMatch"):
         shift = {"shift": float(spec["schedule_args"].get("shift", 1.0))}
-        stochastic = spec["sampler"] == "consistency"
-        return config | shift | ({"stochastic_sampling": True} if stochastic else {})
+        return config | shift | (solver if sampler not in _FLOW_MATCH else {})
     predictions = {v: k for k, v in PREDICTIONS.items()}
     between = spec["grid_args"].get("between") or "linspace"
     named = {"interpolated": "linspace"} | dict.fromkeys(CHOSEN, between)
@@ -72,6 +94,7 @@ def write_scheduler(spec: Options, schedule: Schedule) -> Options:
         # where it means nothing, as stock pipelines rewrite it
         "steps_offset": spec["grid_args"].get("offset", 0) if "leading" in laid else 1,
         **_solver(name, spec),
+        **solver,
     }
     if spec["grid"] == "log_linear":
         config["interpolation_type"] = "log_linear"
@@ -112,7 +135,7 @@ def _settled(config: Options) -> Options:
 
 def _solver(name: str, spec: Options) -> Options:
     """What a class with a table says beside it."""
-    options, sampler = spec["sampler_args"], spec["sampler"]
+    options = spec["sampler_args"]
     config: Options = {}
     if name == "DDPMScheduler":
         variances = {v: k for k, v in reversed(VARIANCES.items())}
@@ -125,10 +148,6 @@ def _solver(name: str, spec: Options) -> Options:
         config["timestep_spacing"] = "leading"
     elif name.startswith(("DPM", "UniPC")):
         config["lower_order_final"] = options.get("lower_order_final", True)
-    if name.startswith("DPM"):
-        config["solver_order"] = 2 if sampler.startswith("dpmpp") else 1
-        stochastic = sampler in ("dpmpp_2m_sde", "euler_ancestral")
-        config["algorithm_type"] = "sde-dpmsolver++" if stochastic else "dpmsolver++"
     if name in ("DDPMScheduler", "DDIMScheduler", "LCMScheduler", "HeunDiscreteScheduler"):
         config["clip_sample"] = spec["clip"] is not None
         config["clip_sample_range"] = spec["clip"] or 1.0
@@ -158,9 +177,7 @@ def _edm(spec: Options, schedule: Schedule) -> Options:
     config["prediction_type"] = "epsilon" if options.get("sign", 1) > 0 else "v_prediction"
     config["rho"] = spec["grid_args"].get("rho", 7.0)
     config["sigma_schedule"] = "exponential" if spec["grid"] == "exponential" else "karras"
-    if spec["sampler"].startswith("dpmpp"):
-        stochastic = spec["sampler"] == "dpmpp_2m_sde"
-        config["algorithm_type"] = "sde-dpmsolver++" if stochastic else "dpmsolver++"
+    if "lower_order_final" in SAMPLERS[spec["sampler"]].defaults:
         config["lower_order_final"] = spec["sampler_args"].get("lower_order_final", True)
     return config | _thresholding(spec)
 

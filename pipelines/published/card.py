@@ -124,17 +124,16 @@ image = pipe({text}, seed=0).images[0]
 def _stock_guidance(pipeline: Publishable) -> tuple[str, str]:
     """A callback's definition and the arguments for a stock pipeline, which knows no interval."""
     steps, guidance = pipeline.settings()
-    levels = pipeline.spec.levels(steps)[:-1]
-    inside = [k for k, level in enumerate(levels) if within(level, guidance.interval)]
-    if guidance.scale <= 1 or len(inside) == steps:
+    asked = pipeline.spec.asked(steps)  # a stock loop counts evaluations of the network
+    inside = [k for k, level in enumerate(asked) if within(level, guidance.interval)]
+    if guidance.scale <= 1 or len(inside) == len(asked):
         return "", f"guidance_scale={guidance.scale}"
     if not inside:
         return "", "guidance_scale=1.0"
-    upcoming = "(step + 2) // 2" if pipeline.spec.sampler == "heun" else "step + 1"
     callback = f"""
 
 def guide(pipe, step, t, kwargs):  # in some of these {steps} steps only
-    inside = {inside[0]} <= {upcoming} <= {inside[-1]}
+    inside = {inside[0]} <= step + 1 <= {inside[-1]}
     pipe._guidance_scale = {guidance.scale} if inside else {_UNGUIDED}
     return kwargs
 

@@ -18,8 +18,7 @@ DENOISE = denoiser(lambda x, level: (x + float(level.t)).sin(), SCHEDULE, V)
 LEVELS = GRIDS["trailing"](SCHEDULE, 8)
 GENERATOR = torch.Generator().manual_seed(0)
 X, *Z = torch.randn(60, 2, 3, 4, 4, generator=GENERATOR, dtype=torch.float64)
-STOCHASTIC = {"ddpm", "euler_ancestral", "dpmpp_2m_sde", "consistency", "langevin"}
-STOCHASTIC |= {"predictor_corrector"}
+STOCHASTIC = {name for name, sampler in SAMPLERS.items() if sampler.noise}
 FEW = {"langevin": {"corrections": 2}}
 
 
@@ -42,6 +41,8 @@ def test_a_sampler_yields_after_each_step_and_asks_for_nothing_ahead(name):
     assert seen <= 3
     assert len(list(states)) == len(LEVELS) - 2
     assert calls == sorted(calls, reverse=True)
+    asked = SAMPLERS[name].asked(LEVELS, **FEW.get(name, {}))
+    assert calls == [float(level.t) for level in asked]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

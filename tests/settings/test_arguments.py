@@ -62,7 +62,7 @@ def cases():
         for key in parameters(weighting) if weighting else []:
             yield process, [f"diffusion.weighting={name}"], f"diffusion.weighting_args.{key}"
     for name, sampler in SAMPLERS.items():
-        for key in parameters(sampler):
+        for key in parameters(sampler.solve):
             yield process, [f"sample.sampler={name}"], f"sample.sampler_args.{key}"
 
 
@@ -135,7 +135,8 @@ def test_what_was_silently_wrong_or_a_traceback_is_refused_by_its_key(make, over
 
 
 def test_the_defaults_are_within_their_limits():
-    functions = [*SCHEDULES.values(), *SAMPLERS.values(), *TIME_SAMPLERS.values(), edm]
+    functions = [*SCHEDULES.values(), *(s.solve for s in SAMPLERS.values())]
+    functions += [*TIME_SAMPLERS.values(), edm]
     functions += [w for w in WEIGHTINGS.values() if w] + [UNet2DConditionModel, AutoencoderKL]
     for function in functions:
         known = {**signature(function).parameters}

@@ -122,10 +122,8 @@ class Evaluated:
 
     def evaluations(self, setting: Setting) -> int:
         """Network evaluations of one image."""
-        visited = self.pipe.spec.levels(setting.steps)[:-1]
-        if setting.sampler == "heun":
-            visited += visited[1:]
-        guided = [setting.guidance > 1 and within(level, setting.interval) for level in visited]
+        asked = self.pipe.spec.asked(setting.steps, setting.sampler)
+        guided = [setting.guidance > 1 and within(level, setting.interval) for level in asked]
         return len(guided) + sum(guided)
 
     @cached_property
