@@ -43,8 +43,9 @@ FLOORS = [
 MOST_FILES, MOST_LINES = 16, 300
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if n.startswith("ldm.diffusion.")])
+@pytest.mark.parametrize("name", [n for n in MODULES if n.startswith("ldm.diffusion")])
 def test_the_mathematics_imports_torch_and_nothing_else(name):
+    """The package itself names its public face, and is therefore as cheap as torch is."""
     roots = {i.split(".")[0] for i in GRAPH[name] if not i.startswith("ldm.diffusion.")}
     assert roots - set(sys.stdlib_module_names) <= {"torch"}
 
@@ -136,5 +137,5 @@ def test_the_graph_is_not_empty():
 def test_packages_do_not_import_on_their_own():
     """Heavy imports stay out of `__init__`: importing a package costs nothing."""
     for name, path in MODULES.items():
-        if path.name == "__init__.py" and name != "pipelines":
+        if path.name == "__init__.py" and name not in ("ldm.diffusion", "pipelines"):
             assert not GRAPH[name], f"{name} imports {GRAPH[name]}"

@@ -1,1 +1,64 @@
-"""The mathematics: torch and nothing else."""
+"""Gaussian diffusion in PyTorch: x = α·x0 + σ·ε, on tensors (B, ...) of any rank.
+
+Schedules, predictions, grids and samplers are values in a plane and entries of a registry; a
+network becomes a denoiser, and whatever changes a denoiser gives another one. In full:
+
+    schedule, prediction = SCHEDULES["scaled_linear"](), PREDICTIONS["v"]
+    loss = denoising_loss(network, schedule, prediction, x0, eps, t).mean()
+
+    denoise = denoiser(network, schedule, prediction)
+    levels = GRIDS["trailing"](schedule, 20)
+    *_, x0 = SAMPLERS["dpmpp_2m"](denoise, noise, levels)
+
+`network(x, level)` is any function; torch is all that this package imports.
+"""
+
+from ldm.diffusion.denoise import clamp, denoiser, inpaint, threshold
+from ldm.diffusion.exact import mixture
+from ldm.diffusion.grids import GRIDS, renoise
+from ldm.diffusion.guidance import cfg, steer
+from ldm.diffusion.likelihood import elbo, ode_log_prob
+from ldm.diffusion.loss import TIME_SAMPLERS, WEIGHTINGS, denoising_loss
+from ldm.diffusion.plane import (
+    PREDICTIONS,
+    Denoiser,
+    Estimate,
+    Level,
+    Network,
+    Noise,
+    Prediction,
+    noised,
+    resolve,
+)
+from ldm.diffusion.samplers import SAMPLERS, Sampler
+from ldm.diffusion.schedules import SCHEDULES, Schedule
+
+__all__ = [
+    "GRIDS",
+    "PREDICTIONS",
+    "SAMPLERS",
+    "SCHEDULES",
+    "TIME_SAMPLERS",
+    "WEIGHTINGS",
+    "Denoiser",
+    "Estimate",
+    "Level",
+    "Network",
+    "Noise",
+    "Prediction",
+    "Sampler",
+    "Schedule",
+    "cfg",
+    "clamp",
+    "denoiser",
+    "denoising_loss",
+    "elbo",
+    "inpaint",
+    "mixture",
+    "noised",
+    "ode_log_prob",
+    "renoise",
+    "resolve",
+    "steer",
+    "threshold",
+]
