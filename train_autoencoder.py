@@ -13,94 +13,76 @@ import sys
 
 from torch import nn
 
-from autoencoder.discriminator import Adversary
+from autoencoder.discriminator import Adversary, AdversaryTurn
 from autoencoder.evaluation import Evaluation
+from autoencoder.examples import examples
 from autoencoder.export import export, settled
 from autoencoder.model import export_folder, initial_autoencoder, latent_shape
-from autoencoder.objective import AdversaryTurn, Means, Objective, Reconstructor, examples
+from autoencoder.objective import Objective
+from autoencoder.reconstructor import Reconstructor
 from ldm.config import Config, config_from_arguments
 from ldm.core.errors import exits_with_a_sentence
-from ldm.core.inference import evaluating, leaving_nothing
+from ldm.core.inference import evaluating
 from ldm.data.example import Source
 from ldm.training.checkpoint import resumable
-from ldm.training.ema import EMA
 from ldm.training.facts import autoencoder_facts, training_data
-from ldm.training.gradients import average_gradients
-from ldm.training.optim import GuardedStep, learning_rate, optimizer_of
+from ldm.training.fit import Fit, Means
 from ldm.training.preflight import budget, table
 from ldm.training.run import Run
-from ldm.training.state import TrainingState
 
 
 def train(config: Config) -> int:
     """Train to the end, or until a signal; returns the command's exit status."""
-    options, terms = config.autoencoder.train, config.autoencoder.loss
+    options = config.autoencoder.train
     run = Run(config, "autoencoder", options)
-    accelerator = run.accelerator
     vae = initial_autoencoder(config)
     shape = latent_shape(vae, config.data.resolution)
-    sources = run.sources()
+    photos = run.sources()
 
     model = Reconstructor(vae, config.autoencoder).to(run.device)
     model.configure(options)
-    adversary = Adversary.of(terms, config.data.resolution, run.device)
+    adversary = Adversary.of(config.autoencoder.loss, config.data.resolution, run.device)
     objective = Objective(config.autoencoder, vae, adversary).to(run.device)
-    optimizer = accelerator.prepare(optimizer_of(model, options))
-    generator_step = GuardedStep(accelerator, optimizer, model.parameters(), options.clip)
-    modules: dict[str, nn.Module] = {"autoencoder": vae}
-    optimizers = {"autoencoder": optimizer}
-    if adversary is not None:
-        adversary_turn = AdversaryTurn(accelerator, adversary, options)
-        modules["adversary"], optimizers["adversary"] = adversary, adversary_turn.optimizer
-    ema = EMA(vae, options.ema_decay)
-    state = TrainingState(
-        accelerator,
-        run.folder / "checkpoints",
-        modules,
-        optimizers,
-        {"ema": ema},
-        autoencoder_facts(config, vae),
-        training_data(sources["train"]),
-    )
-    evaluate = Evaluation(run, sources["validation"], objective)
-    run.say(table(preflight(run, modules, sources, evaluate, shape)))
+    turn = AdversaryTurn(run.accelerator, adversary, options) if adversary else None
+    memory = {"adversary": turn.adversary} if turn else {}
+    optimizers = {"adversary": turn.optimizer} if turn else {}
+    facts, data = autoencoder_facts(config, vae), training_data(photos["train"])
+    fit = Fit(run, vae, facts, data, memory, optimizers=optimizers, wrapped=False)
+    evaluate = Evaluation(run, photos["validation"], objective)
+    run.say(table(preflight(run, fit.modules, photos, evaluate, shape)))
     if objective.notice:
         run.say(objective.notice)
 
-    start = run.resume(state)
+    start = fit.resume()
     done = settled(run, start)
     if start == options.steps and not done:  # train.steps was lowered to it: not judged there yet
-        with ema.applied(), evaluating(vae):
+        with fit.averaged(), evaluating(vae):
             evaluate(start, vae)
-    batches = examples(run, sources["train"], shape, start)
-    for step in run.steps(state, start):
-        rate = learning_rate(step, options)
+    batches = examples(run, photos["train"], shape, start)
+    for step in fit.steps():
         means, pairs = Means(), []
-        for _ in range(options.accumulation):
-            batch = next(batches)
-            with accelerator.autocast():
+        for batch in fit.micro_batches(batches):
+            with run.accelerator.autocast():
                 output = model(batch.corrupted, batch.noise, batch.error)
                 loss, parts = objective(output, batch.pixels, step)
-            accelerator.backward(loss / options.accumulation)
+            fit.backward(loss)
             means.add(parts)
             pairs.append((batch.pixels, output.image.detach()))
-        average_gradients(accelerator, model.parameters())
-        figures = means.over(accelerator)
-        norm = generator_step(figures["loss"], rate)
-        ema.update(step + 1)
-        objective.balance(accelerator)
-        if adversary is not None:
-            figures |= adversary_turn(step, pairs, figures["reconstruction"], rate)
-        run.log(step + 1, **figures, learning_rate=rate, gradient_norm=norm)
+        figures = means.over(run.accelerator)
+        pace = fit.update(step, figures["loss"])
+        objective.balance(run.accelerator)
+        if turn is not None:
+            figures |= turn(step, pairs, figures["reconstruction"], pace["learning_rate"])
+        run.log(step + 1, **figures, **pace)
         if run.due(step + 1, options.evaluate_every):
-            with leaving_nothing(), ema.applied(), evaluating(vae):
+            with fit.averaged(), evaluating(vae):
                 evaluate(step + 1, vae)
 
     if done:
         run.say(f"it was finished before: the autoencoder is in {export_folder(config)}")
     elif run.finished:
-        with ema.applied(), evaluating(vae):
-            export(run, model, sources["train"])
+        with fit.averaged(), evaluating(vae):
+            export(run, model, photos["train"])
     return run.status
 
 

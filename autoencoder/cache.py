@@ -27,8 +27,9 @@ from ldm.core.text import say
 from ldm.data.example import Source
 from ldm.store.shards import Store, TensorColumn, fingerprint, open_shards
 
-STATISTICS, KEY = "statistics.json", "of"  # the rows that they are of, among them
+FIGURES, KEY = "statistics.json", "of"  # the rows that they are of, among them
 SHARD = 256  # images per file: what an interrupted encoding loses at most
+STATISTICS = "statistics of the latents"  # among the facts of a checkpoint
 TOLERATED = 0.01  # the fraction of images that may be quarantined
 
 
@@ -190,7 +191,7 @@ class LatentCache:
         named = [json.dumps({"name": n, "reason": r}) + "\n" for n, r in self.quarantine]
         write_text(store.folder / "quarantine.jsonl", "".join(named))
         if measured:
-            write_sealed(store.folder / STATISTICS, {**self.statistics.figures(), KEY: store.name})
+            write_sealed(store.folder / FIGURES, {**self.statistics.figures(), KEY: store.name})
 
 
 def cached_latents(
@@ -225,7 +226,7 @@ def cached_latents(
 def _measured(store: Store) -> Statistics | None:
     """What was measured when the rows of this key were first complete, if it is what it was."""
     try:
-        figures = read_sealed(store.folder / STATISTICS)
+        figures = read_sealed(store.folder / FIGURES)
         return Statistics.of(figures) if figures[KEY] == store.name else None
     except (OSError, ValueError, KeyError):
         return None  # of an older version, or damaged: the rows give the same again

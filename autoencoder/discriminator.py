@@ -1,13 +1,17 @@
 """The PatchGAN discriminator and all that an adversary remembers between steps."""
 
 import math
+from dataclasses import replace
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from autoencoder.losses import ADVERSARIAL, lecam_penalty, r1_penalty
-from ldm.config import AutoencoderLossConfig
+from ldm.config import AutoencoderLossConfig, TrainConfig
 from ldm.core.errors import UserError
+from ldm.training.fit import Means
+from ldm.training.optim import GuardedStep, adamw, average_gradients
 
 HEAD_START = 200  # steps that the discriminator learns before the generator listens to it
 LECAM_DECAY = 0.99
@@ -132,3 +136,36 @@ class Adversary(nn.Module):
         late = step >= 2 * PLATEAU_WINDOW
         if self.first_step < 0 and late and self.fast > (1 - PLATEAU_GAIN) * self.slow:
             self.begin.fill_(step + 1)
+
+
+class AdversaryTurn:
+    """The discriminator's part of a step, after the generator's.
+
+    Only after it: the fp16 scaler may change its scale in the generator's step, so a gradient that
+    was taken before would be divided by another scale than it was multiplied with.
+    """
+
+    def __init__(self, accelerator: Accelerator, adversary: Adversary, train: TrainConfig) -> None:
+        self.accelerator, self.adversary, self.train = accelerator, adversary, train
+        options = replace(train, betas=(0.5, 0.9), weight_decay=0.0)
+        self.optimizer = accelerator.prepare(adamw(adversary.parameters(), options))
+        self.step = GuardedStep(accelerator, self.optimizer, adversary.parameters(), train.clip)
+
+    def __call__(
+        self, step: int, pairs: list[tuple[Tensor, Tensor]], reconstruction: float, rate: float
+    ) -> dict[str, float]:
+        """Learn from (real, fake) images of the step's micro-batches; returns figures."""
+        adversary, accelerator = self.adversary, self.accelerator
+        figures = dict.fromkeys(FIGURES, 0.0)
+        if adversary.learns(step):
+            means = Means()
+            for real, fake in pairs:
+                with accelerator.autocast():
+                    loss, parts = adversary(real, fake)
+                accelerator.backward(loss / len(pairs))
+                means.add(parts)
+            average_gradients(accelerator, adversary.parameters())
+            figures = means.over(accelerator)
+            self.step(figures["discriminator"], rate)
+        adversary.remember(step, reconstruction, (figures["real_logit"], figures["fake_logit"]))
+        return {**figures, "adversarial_weight": float(adversary.weight)}

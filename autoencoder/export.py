@@ -7,7 +7,7 @@ import torch
 from autoencoder.cache import LatentCache
 from autoencoder.evaluation import HEALTH
 from autoencoder.model import export_damage, export_folder, standardize
-from autoencoder.objective import Reconstructor
+from autoencoder.reconstructor import Reconstructor
 from ldm.core.files import published, write_json, write_text
 from ldm.core.sums import MANIFEST, manifest_of
 from ldm.data.example import Source

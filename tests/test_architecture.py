@@ -25,6 +25,7 @@ FLOORS = [
     "ldm.evaluation.features",
     "ldm.evaluation",
     "ldm.training",
+    "ldm.training.tasks",
     "autoencoder",
     "pipelines.calls",
     "pipelines.containers",

@@ -25,7 +25,7 @@ from ldm.diffusion.loss import TIME_SAMPLERS, WEIGHTINGS
 from ldm.diffusion.plane import PREDICTIONS
 from ldm.diffusion.schedules import Discrete
 from ldm.schedulers.spec import Spec
-from ldm.training.objective import QUANTILES
+from ldm.training.tasks.denoising import QUANTILES
 from ldm.training.tracking import read_metrics
 from pipelines.text_to_image import TextToImagePipeline
 from tests.test_train_ldm import YAML, die_in_a_step, last_checkpoint, manifest

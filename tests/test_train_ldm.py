@@ -262,7 +262,7 @@ def test_a_finished_run_is_not_exported_as_another_process(experiment, unbroken,
 
 
 def note_what_is_seen() -> None:
-    examples = import_module("ldm.training.latent_diffusion").Examples
+    examples = import_module("ldm.training.examples").Examples
     real = examples.caption
 
     def noted(self, slot):
@@ -331,12 +331,7 @@ def test_every_gradient_not_finite_stops_with_the_last_checkpoint_whole(experime
 
 
 def poison_the_loss() -> None:
-    import train_ldm
+    from ldm.training.tasks.denoising import Denoising
 
-    real = train_ldm.objective
-
-    def poisoned(*args):
-        losses = real(*args)
-        return lambda network, batch: losses(network, batch) * float("nan")
-
-    train_ldm.objective = poisoned
+    real = Denoising.__call__
+    Denoising.__call__ = lambda self, *args: real(self, *args) * float("nan")

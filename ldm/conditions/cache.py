@@ -1,4 +1,4 @@
-"""What a frozen text encoder makes of every distinct caption, computed once."""
+"""What a tokenizer, or a frozen text encoder, makes of every distinct caption, computed once."""
 
 import json
 import re
@@ -19,6 +19,7 @@ from ldm.store.shards import Store, TensorColumn, fingerprint, open_shards
 
 SHARD = 256  # captions per file
 BATCH = 64
+PART = 4096  # captions tokenised at once: a tokenizer keeps far more of each than its ids
 
 
 class TextCache:
@@ -108,3 +109,19 @@ def _shards(folder: Path) -> list[Path]:
 def _name(texts: list[str]) -> str:
     """A shard's file name, from what it holds: no two processes ever want the same one."""
     return blake2b("\n".join(texts).encode(), digest_size=8).hexdigest() + ".arrow"
+
+
+class TokenTable:
+    """Token ids (L,) of captions, each tokenised once; the empty prompt is always there."""
+
+    def __init__(self, conditioner: Conditioner, captions: Iterable[str]) -> None:
+        texts = list(dict.fromkeys(["", *captions]))
+        parts = [
+            conditioner.tokens(texts[start : start + PART]).int()
+            for start in range(0, len(texts), PART)
+        ]
+        self._ids, self._row = torch.cat(parts), {text: row for row, text in enumerate(texts)}
+
+    def __call__(self, captions: Sequence[str | None]) -> Tensor:
+        """Ids (B, L); None is the empty prompt."""
+        return self._ids[[self._row[caption or ""] for caption in captions]].long()

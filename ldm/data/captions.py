@@ -2,8 +2,8 @@
 
 import ast
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from ldm.core.text import clean, is_clean
 
@@ -39,3 +39,15 @@ def has_no_text(value: Any) -> bool:
     """Whether something in a column's value had to be left out of its captions."""
     values = value if isinstance(value, list | tuple) else [value]
     return any(isinstance(text, str) and not is_clean(text) for text in values)
+
+
+class Captioned(Protocol):
+    """A sequence of captioned images, or of what was made of them."""
+
+    def __len__(self) -> int: ...
+    def captions(self, index: int, /) -> tuple[str, ...]: ...
+
+
+def all_captions(data: Captioned) -> Iterator[tuple[str, ...]]:
+    """The captions of each image, in order."""
+    return (data.captions(i) for i in range(len(data)))

@@ -109,7 +109,23 @@ def _trained(
     return unet.train()
 
 
-def refuse_a_lone_unet(config: Config) -> None:
+def configured_unet(
+    config: Config, latents: tuple[int, int, int], context_dim: int
+) -> UNet2DConditionModel:
+    """The U-Net of a config for latents (C, h, w) and a context of that width."""
+    if config.unet.get("init"):
+        _refuse_a_lone_unet(config)
+    channels, height, width = latents
+    return build_unet(
+        config.unet,
+        sample_size=(height, width),
+        in_channels=channels,
+        out_channels=channels * (2 if config.diffusion.learned_variance else 1),
+        cross_attention_dim=context_dim,
+    )
+
+
+def _refuse_a_lone_unet(config: Config) -> None:
     """Raise where a trained U-Net would see another text encoder's words or rescaled latents."""
     kind = config.conditioning.kind
     if kind in ("joint", "class"):

@@ -1,22 +1,17 @@
-"""What stage 2 trains: the model, and its examples with every random choice keyed."""
+"""What stage 2 trains: the U-Net and what is trained along with it, as one module."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, cast
 
 import torch
 from diffusers.models import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from ldm.conditions.conditioner import Conditioner
 from ldm.config import TrainConfig
-from ldm.core import keyed
-from ldm.data.order import Slot, subset
 from ldm.diffusion.plane import Level, Network
 from ldm.diffusion.schedules import Schedule
 from ldm.schedulers.spec import Spec
-
-PART = 4096  # captions tokenised at once: a tokenizer keeps far more of each than its ids
 
 
 class LatentDiffusion(nn.Module):
@@ -31,6 +26,7 @@ class LatentDiffusion(nn.Module):
         conditioner: Conditioner,
         config: TrainConfig,
         schedule: Schedule,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
         self.unet = cast(Any, unet)
@@ -46,6 +42,10 @@ class LatentDiffusion(nn.Module):
             self.unet.enable_gradient_checkpointing()
         if config.compile:
             self.unet.compile()  # in place: the names of the weights stay
+        if device is not None:
+            if device.type == "cpu":  # where bf16 steps take half the time of fused attention's
+                self.unet.set_attn_processor(AttnProcessor())
+            self.to(device)
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -60,76 +60,6 @@ class LatentDiffusion(nn.Module):
         return self.unet(x, label, encoder_hidden_states=condition).sample
 
 
-class Latents(Protocol):
-    """Standardised latents of a data set, in any order."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __len__(self) -> int: ...
-    def captions(self, i: int) -> tuple[str, ...]: ...
-    def sample(
-        self, indices: Sequence[int], views: Sequence[int], flips: Sequence[bool], noise: Tensor
-    ) -> Tensor: ...
-
-
-class Batch(NamedTuple):
-    x0: Tensor  # (B, C, h, w)
-    eps: Tensor  # (B, C, h, w)
-    u: Tensor  # (B,) float64 in [0, 1), on the CPU: the quantiles of the times
-    condition: Tensor  # (B, L) ids or (B, L, D)
-
-    def to(self, device: torch.device) -> "Batch":
-        """With what the network sees on its device. Times stay: not every device has float64."""
-        seen = {k: v.to(device, non_blocking=True) for k, v in self._asdict().items() if k != "u"}
-        return self._replace(**seen)
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Turns slots into batches; every random choice is keyed by (seed, step, slot)."""
-
-    latents: Latents
-    condition: Callable[[Sequence[str | None]], Tensor]  # captions → ids or cached context
-    quantiles: Callable[[int, Sequence[int]], Tensor]  # (step, slots) → u (B,)
-    seed: int
-    flip: bool
-    views: int
-    dropout: float  # of captions
-
-    def batch(self, slots: Sequence[Slot]) -> Batch:
-        """One micro-batch, on the CPU."""
-        seed, step = self.seed, slots[0].step
-        places = [s.slot for s in slots]
-        noise = keyed.example_normal(self.latents.shape, seed, step, places, "posterior")
-        x0 = self.latents.sample(
-            [s.index for s in slots],
-            [keyed.integer(seed, "view", step, p, below=self.views) for p in places],
-            [self.flip and keyed.uniform(seed, "flip", step, p) < 0.5 for p in places],
-            noise,
-        )
-        eps = keyed.example_normal(self.latents.shape, seed, step, places, "noise")
-        captions = [self.caption(s) for s in slots]
-        return Batch(x0, eps, self.quantiles(step, places), self.condition(captions))
-
-    def caption(self, slot: Slot) -> str | None:
-        """The caption that an example is trained with at this slot; None where it is dropped."""
-        choices = self.latents.captions(slot.index)
-        key = (self.seed, "caption", slot.step, slot.slot)
-        if not choices or keyed.uniform(*key, "dropped") < self.dropout:
-            return None
-        return choices[keyed.integer(*key, "choice", below=len(choices))]
-
-    def fixed(self, count: int) -> tuple[Tensor, Tensor]:
-        """`count` keyed examples for evaluation: (x0, condition), the same at every call."""
-        indices = subset(len(self.latents), count, self.seed)
-        noise = [keyed.normal(self.latents.shape, self.seed, "fixed", i) for i in indices]
-        x0 = self.latents.sample(
-            indices, [0] * len(indices), [False] * len(indices), torch.stack(noise)
-        )
-        choices = [self.latents.captions(i) for i in indices]
-        return x0, self.condition([c[0] if c else None for c in choices])
-
-
 def bound(model: nn.Module, spec: Spec, condition: Tensor) -> Network:
     """The network (x, level) → F of a LatentDiffusion under `condition`."""
 
@@ -138,19 +68,3 @@ def bound(model: nn.Module, spec: Spec, condition: Tensor) -> Network:
         return model(x, label.to(x.device), condition)
 
     return network
-
-
-class TokenTable:
-    """Token ids (L,) of captions, each tokenised once; the empty prompt is always there."""
-
-    def __init__(self, conditioner: Conditioner, captions: Iterable[str]) -> None:
-        texts = list(dict.fromkeys(["", *captions]))
-        parts = [
-            conditioner.tokens(texts[start : start + PART]).int()
-            for start in range(0, len(texts), PART)
-        ]
-        self._ids, self._row = torch.cat(parts), {text: row for row, text in enumerate(texts)}
-
-    def __call__(self, captions: Sequence[str | None]) -> Tensor:
-        """Ids (B, L); None is the empty prompt."""
-        return self._ids[[self._row[caption or ""] for caption in captions]].long()

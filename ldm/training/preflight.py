@@ -5,10 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import nn
 
 from ldm.conditions.conditioner import Conditioner
-from ldm.config import TrainConfig
+from ldm.config import Config, TrainConfig
 from ldm.core.text import shown
+from ldm.data.captions import all_captions
 from ldm.data.order import subset
+from ldm.training.examples import Latents
+from ldm.training.latent_diffusion import LatentDiffusion
 from ldm.training.post_hoc_ema import LENGTHS
+from ldm.training.run import Run
 
 BYTES = {"weights": 4, "gradients": 4, "AdamW": 8, "EMA": 4}  # float32, per trained parameter
 
@@ -62,3 +66,39 @@ def table(rows: Mapping[str, str]) -> str:
     """Two aligned columns."""
     width = max(map(len, rows))
     return "\n".join(f"  {key:<{width}}  {shown(value)}" for key, value in rows.items())
+
+
+def preflight(
+    run: Run,
+    model: LatentDiffusion,
+    latents: Mapping[str, Latents],
+    epoch: int,
+    refusal: str | None,
+) -> dict[str, str]:
+    """The rows of stage 2; an epoch shows `epoch` images; `refusal` is why it is not exported."""
+    train = latents["train"]
+    mean, std = (", ".join(f"{x:.2f}" for x in figure.tolist()) for figure in train.statistics)
+    modules = dict(model.named_children())
+    captions = (" | ".join(choices) for choices in all_captions(train) if choices)
+    return {
+        **{
+            f"{name} images": f"{len(cache)}, {run.rejected[name] + len(cache.quarantine)} rejected"
+            for name, cache in latents.items()
+        },
+        "caption": next(captions, "none: training is unconditional"),
+        **cut_captions(model.conditioner, all_captions(train)),
+        **({"repeats": f"an epoch shows {epoch} of them"} if epoch > len(train) else {}),
+        "latents": f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
+        **budget(modules, run.train, epoch, run.accelerator.num_processes),
+        "U-Net": starting_point(run.config),
+        "export": f"for this package alone: {refusal}" if refusal else "stock diffusers",
+    }
+
+
+def starting_point(config: Config) -> str:
+    diffusion = config.diffusion
+    told = f"predicts {diffusion.prediction} under {diffusion.schedule}"
+    if not (trained := config.unet.get("init")):
+        return f"{told}; starts from random weights"
+    layers = config.unet.get("layers_per_block")
+    return f"{told}; starts from {trained}" + (f", grown to layers {layers}" if layers else "")

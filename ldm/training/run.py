@@ -36,7 +36,8 @@ class Run:
     """One stage of one experiment, in `config.folder`/`stage`."""
 
     def __init__(self, config: Config, stage: str, train: TrainConfig) -> None:
-        self.config, self.train, self.folder = config, train, config.folder / stage
+        self.config, self.train = config, train
+        self.stage, self.folder = stage, config.folder / stage
         self.accelerator = accelerator_of(config, train, self.folder)
         world = self.accelerator.num_processes
         micro_batch_size(train.batch_size, train.accumulation, world)  # or be refused

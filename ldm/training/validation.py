@@ -10,7 +10,8 @@ from ldm.diffusion.loss import denoising_loss
 from ldm.diffusion.plane import Level
 from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level, plot
 from ldm.schedulers.spec import Spec
-from ldm.training.latent_diffusion import Examples, LatentDiffusion, bound
+from ldm.training.examples import Examples
+from ldm.training.latent_diffusion import LatentDiffusion, bound
 from ldm.training.run import Run
 
 EXAMPLES = 128  # of each set; fixed, so that two evaluations differ by the weights alone

@@ -4,8 +4,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldm.conditions.conditioner import Conditioner
 from ldm.config import SampleConfig
+from ldm.core.errors import UserError
 from ldm.core.files import written
+from ldm.evaluation.measurements import FEWEST
+from ldm.schedulers.spec import Spec
+from pipelines.calls.defaults import refuse_interval
 from pipelines.sampling import NoNumbers
 from pipelines.sheets.grid import captioned_grid
 from pipelines.text_to_image import TextToImagePipeline
@@ -46,3 +51,20 @@ class Preview:
         with written(path) as file:
             captioned_grid(rows).save(file)
         return path
+
+
+def refuse_bad_samples(sample: SampleConfig, spec: Spec, conditioner: Conditioner) -> None:
+    """Raise, before anything is encoded, what the first preview would."""
+    spec.levels(sample.num_inference_steps)
+    refuse_interval(sample.guidance_interval)
+    if 0 < sample.quality_samples < FEWEST:
+        raise UserError(
+            f"sample.quality_samples={sample.quality_samples} are too few to tell a distribution "
+            f"from: at least {FEWEST}, or 0 for no such figures"
+        )
+    try:
+        conditioner.tokens(sample.prompts or [""])
+    except UserError as error:
+        raise UserError(
+            f"sample.prompts: {error}; with sample.prompts=[] the data's first caption serves"
+        ) from None

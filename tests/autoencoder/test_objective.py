@@ -8,7 +8,8 @@ from accelerate import Accelerator
 
 from autoencoder.discriminator import Adversary
 from autoencoder.health import equivariance_verdict, posterior_of
-from autoencoder.objective import Objective, Reconstructor
+from autoencoder.objective import Objective
+from autoencoder.reconstructor import Reconstructor
 from ldm.config import AutoencoderConfig, AutoencoderLossConfig
 from ldm.core.errors import UserError
 

@@ -18,7 +18,7 @@ from ldm.diffusion.schedules import SCHEDULES
 from ldm.models.unet import build_unet
 from ldm.schedulers.spec import Spec
 from ldm.settings.arguments import refuse_arguments
-from ldm.training.objective import Times, objective
+from ldm.training.tasks.denoising import Times, objective
 
 BAD = ["nan", ".nan", "-1", "0", "1e30", "1000000000000", "1.5", "x", "", "[]", "[1]", "{a: 1}",
        "true", "null", "[0.5, x]", "[[1]]", "[-1, -1]"]  # fmt: skip

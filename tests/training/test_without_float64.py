@@ -14,8 +14,9 @@ from ldm.diffusion.plane import clean
 from ldm.evaluation.bits import bound_by_level, flow_bits
 from ldm.schedulers.spec import Spec
 from ldm.training.ema import EMA
-from ldm.training.latent_diffusion import Batch, Examples, LatentDiffusion, bound
-from ldm.training.objective import Times, objective
+from ldm.training.examples import Batch, Examples
+from ldm.training.latent_diffusion import LatentDiffusion, bound
+from ldm.training.tasks.denoising import Times, objective
 from ldm.training.tracking import Metrics
 from ldm.training.validation import Validation
 from tests.pipelines.conftest import tiny_parts, tiny_pipeline

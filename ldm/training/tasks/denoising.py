@@ -23,7 +23,8 @@ from ldm.diffusion.plane import Network, fit
 from ldm.diffusion.schedules import Schedule
 from ldm.schedulers.spec import Spec
 from ldm.settings.arguments import refuse_arguments
-from ldm.training.latent_diffusion import Batch
+from ldm.training.examples import Batch
+from ldm.training.latent_diffusion import bound
 
 Losses = Callable[[Network, Batch], Tensor]  # → (B,)
 
@@ -121,6 +122,24 @@ def objective(config: DiffusionConfig, spec: Spec, times: Times) -> Losses:
         return times.weighted(t, each)
 
     return losses
+
+
+class Denoising:
+    """Predicting what noise was added at drawn times, weighted as a DiffusionConfig says."""
+
+    def __init__(self, config: DiffusionConfig, spec: Spec, seed: int, batch_size: int) -> None:
+        self.spec, self.times = spec, Times(config, spec.schedule, seed, batch_size)
+        self._losses = objective(config, spec, self.times)
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+        return self._losses(bound(network, self.spec, batch.condition), batch)
+
+    @property
+    def memory(self) -> dict[str, nn.Module]:
+        return self.times.memory
+
+    def remember(self, gather: Callable[[Tensor], Tensor]) -> None:
+        self.times.update(gather)
 
 
 def _weighting(config: DiffusionConfig, schedule: Schedule) -> Callable[..., Tensor] | None:

@@ -1,0 +1,121 @@
+"""The examples of stage 2, with every random choice keyed by (seed, step, slot)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ldm.conditions.cache import TextCache, TokenTable
+from ldm.conditions.conditioner import Conditioner
+from ldm.config import Config
+from ldm.core import keyed
+from ldm.data.captions import all_captions
+from ldm.data.order import Slot, subset
+
+Quantiles = Callable[[int, Sequence[int]], Tensor]  # (step, slots) → u (B,)
+
+
+class Latents(Protocol):
+    """Standardised latents of a data set, in any order."""
+
+    @property
+    def views(self) -> int: ...  # crops of each image
+    @property
+    def quarantine(self) -> Sequence[tuple[str, str]]: ...  # images without any, and why
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor]: ...  # mean and deviation (C,) as encoded
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def captions(self, i: int) -> tuple[str, ...]: ...
+    def sample(
+        self, indices: Sequence[int], views: Sequence[int], flips: Sequence[bool], noise: Tensor
+    ) -> Tensor: ...
+
+
+class Batch(NamedTuple):
+    x0: Tensor  # (B, C, h, w)
+    eps: Tensor  # (B, C, h, w)
+    u: Tensor  # (B,) float64 in [0, 1), on the CPU: the quantiles of the times
+    condition: Tensor  # (B, L) ids or (B, L, D)
+
+    def to(self, device: torch.device) -> "Batch":
+        """With what the network sees on its device. Times stay: not every device has float64."""
+        seen = {k: v.to(device, non_blocking=True) for k, v in self._asdict().items() if k != "u"}
+        return self._replace(**seen)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Turns slots into batches; every random choice is keyed by (seed, step, slot)."""
+
+    latents: Latents
+    condition: Callable[[Sequence[str | None]], Tensor]  # captions → ids or cached context
+    quantiles: Quantiles
+    seed: int
+    flip: bool
+    views: int
+    dropout: float  # of captions
+
+    def batch(self, slots: Sequence[Slot]) -> Batch:
+        """One micro-batch, on the CPU."""
+        seed, step = self.seed, slots[0].step
+        places = [s.slot for s in slots]
+        noise = keyed.example_normal(self.latents.shape, seed, step, places, "posterior")
+        x0 = self.latents.sample(
+            [s.index for s in slots],
+            [keyed.integer(seed, "view", step, p, below=self.views) for p in places],
+            [self.flip and keyed.uniform(seed, "flip", step, p) < 0.5 for p in places],
+            noise,
+        )
+        eps = keyed.example_normal(self.latents.shape, seed, step, places, "noise")
+        captions = [self.caption(s) for s in slots]
+        return Batch(x0, eps, self.quantiles(step, places), self.condition(captions))
+
+    def caption(self, slot: Slot) -> str | None:
+        """The caption that an example is trained with at this slot; None where it is dropped."""
+        choices = self.latents.captions(slot.index)
+        key = (self.seed, "caption", slot.step, slot.slot)
+        if not choices or keyed.uniform(*key, "dropped") < self.dropout:
+            return None
+        return choices[keyed.integer(*key, "choice", below=len(choices))]
+
+    def fixed(self, count: int) -> tuple[Tensor, Tensor]:
+        """`count` keyed examples for evaluation: (x0, condition), the same at every call."""
+        indices = subset(len(self.latents), count, self.seed)
+        noise = [keyed.normal(self.latents.shape, self.seed, "fixed", i) for i in indices]
+        x0 = self.latents.sample(
+            indices, [0] * len(indices), [False] * len(indices), torch.stack(noise)
+        )
+        choices = [self.latents.captions(i) for i in indices]
+        return x0, self.condition([c[0] if c else None for c in choices])
+
+
+def keyed_examples(
+    config: Config,
+    quantiles: Quantiles,
+    latents: Mapping[str, Latents],
+    conditioner: Conditioner,
+) -> dict[str, Examples]:
+    """What each set is trained or validated with; every caption tokenised or encoded once."""
+    captions = (text for c in latents.values() for choices in all_captions(c) for text in choices)
+    condition: Callable[[Sequence[str | None]], Tensor]
+    if conditioner.trainable:
+        condition = TokenTable(conditioner, captions)
+    else:
+        folder, dtype = config.folder / "cache" / "text", config.conditioning.cache_dtype
+        condition = TextCache.build(conditioner, captions, folder, dtype)
+    return {
+        name: Examples(
+            latents=cache,
+            condition=condition,
+            quantiles=quantiles,
+            seed=config.seed,
+            flip=config.data.flip,
+            views=cache.views,
+            dropout=config.conditioning.dropout,
+        )
+        for name, cache in latents.items()
+    }
