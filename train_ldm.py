@@ -18,9 +18,8 @@ from ldm.config import Config, config_from_arguments
 from ldm.core.errors import exits_with_a_sentence
 from ldm.data.captions import all_captions
 from ldm.data.repeats import repeated
-from ldm.models.unet import configured_unet
+from ldm.models.networks import configured_network
 from ldm.schedulers.spec import Spec
-from ldm.schedulers.stock import export_refusal
 from ldm.training.checkpoint import resumable
 from ldm.training.examples import keyed_examples
 from ldm.training.facts import latent_diffusion_facts, training_data
@@ -31,6 +30,7 @@ from ldm.training.preflight import preflight, table
 from ldm.training.run import Run
 from ldm.training.tasks.denoising import Denoising
 from ldm.training.validation import Validation
+from pipelines.containers.sd_writer import unfit
 from pipelines.evaluation.preview import Preview, refuse_bad_samples
 from pipelines.evaluation.quality import Quality
 from pipelines.text_to_image import TextToImagePipeline
@@ -53,7 +53,7 @@ def train(config: Config) -> int:
     conditioner.encoder.to(run.device)
     refuse_bad_samples(sample, spec, conditioner)
     shape = latent_shape(vae, config.data.resolution)
-    unet = configured_unet(config, shape, conditioner.context_dim)
+    unet = configured_network(config, shape, conditioner.context_dim)
     model = LatentDiffusion(unet, conditioner, options, spec.schedule, run.device)
 
     facts = latent_diffusion_facts(config, vae, unet, conditioner)
@@ -64,7 +64,7 @@ def train(config: Config) -> int:
     fit = Fit(run, model, facts, training_data(photos["train"]), task.memory, curve=model.curve)
 
     pipeline = TextToImagePipeline.from_parts(vae, unet, conditioner, spec, sample)
-    refusal = export_refusal(spec, sample.num_inference_steps)
+    refusal = unfit(unet, spec, sample.num_inference_steps)
     prompts = sample.prompts or latents["validation"].captions(0)[:1]
     validate = Validation(run, model, spec, examples)
     preview = Preview(pipeline, sample, prompts, run.folder / "samples")

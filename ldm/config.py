@@ -178,6 +178,8 @@ class Config:
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
     unet: Annotated[dict[str, Any], Place(inside=("init",))] = field(default_factory=dict)
     # arguments of UNet2DConditionModel, or init: a trained one
+    network: dict[str, Any] = field(default_factory=dict)  # {kind: transformer, and its arguments}:
+    # another denoiser than the U-Net
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)

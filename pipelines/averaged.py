@@ -9,10 +9,9 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.core.files import refuse_unwritable
-from ldm.schedulers.stock import export_refusal
 from ldm.training.post_hoc_ema import reconstruct
 from pipelines.calls.defaults import EMA_LENGTH
-from pipelines.containers.sd_writer import INDEX, save
+from pipelines.containers.sd_writer import INDEX, save, unfit
 from pipelines.runs.record import SNAPSHOTS, RunRecord
 from pipelines.text_to_image import TextToImagePipeline
 
@@ -56,6 +55,6 @@ def average_applied(run: str | Path, length: float, out: Path | None = None) -> 
     pipe = TextToImagePipeline.from_pretrained(record.export)
     load_weights(pipe, reconstruct(record.folder / SNAPSHOTS, length))
     steps = pipe.defaults.num_inference_steps
-    stock = export_refusal(pipe.spec, steps) is None
+    stock = unfit(pipe.unet, pipe.spec, steps) is None
     save(pipe.components, pipe.spec, pipe.defaults, folder, None, stock, **{EMA_LENGTH: length})
     return folder

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import diffusers
 import torch
-from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from diffusers.models import AutoencoderKL
 
 from ldm.conditions.conditioner import Conditioner
 from ldm.core.errors import UserError
@@ -35,7 +35,7 @@ class LatentPipeline(Sampling, Hints):
     def __init__(
         self,
         vae: AutoencoderKL,
-        unet: UNet2DConditionModel,
+        unet: torch.nn.Module,
         tokenizer: Any,
         text_encoder: Any,
         spec: Spec,
@@ -52,7 +52,7 @@ class LatentPipeline(Sampling, Hints):
     def from_parts(
         cls: type[Self],
         vae: AutoencoderKL,
-        unet: UNet2DConditionModel,
+        unet: torch.nn.Module,
         conditioner: Conditioner,
         spec: Spec,
         defaults: Defaults = STOCK_DEFAULTS,

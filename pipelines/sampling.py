@@ -14,7 +14,7 @@ from ldm.conditions.conditioner import Conditioner
 from ldm.core.errors import UserError
 from ldm.diffusion.plane import Network
 from ldm.diffusion.samplers import SAMPLERS
-from ldm.models.unet import caching_context
+from ldm.models.networks import kind_of
 from ldm.models.view import view
 from ldm.schedulers.spec import Spec
 from pipelines.calls.call import CHANGEABLE, Begin, Call, Options, Watched
@@ -205,7 +205,7 @@ class Sampling(Watched):
         call = Call(told, draw, levels, steps, prompts=count // each)
         start = begin(call)
         call.steps = len(start.levels) - 1
-        network = guided(caching_context(self.unet), spec.schedule, told, guidance)
+        network = guided(kind_of(self.unet).sampling(self.unet), spec.schedule, told, guidance)
         states = spec.sample(
             network,
             start.x,

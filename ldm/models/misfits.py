@@ -3,13 +3,12 @@
 from typing import Any
 
 from ldm.core.errors import UserError
+from ldm.models.networks import kind_of
 
 
 def refuse_misfits(vae: Any, unet: Any, tokenizer: Any, text_encoder: Any) -> None:
     """Raise UserError, in a sentence, where the parts cannot work together."""
-    width, context = text_encoder.config.hidden_size, unet.config.cross_attention_dim
-    if getattr(unet.config, "encoder_hid_dim", None) is not None:
-        context = unet.config.encoder_hid_dim
+    width, context = text_encoder.config.hidden_size, kind_of(unet).context_dim(unet.config)
     if (projected := getattr(unet.config, "encoder_hid_dim_type", None)) not in (None, "text_proj"):
         raise UserError(
             f"this U-Net wants an input that is no prompt (encoder_hid_dim_type={projected}): not "

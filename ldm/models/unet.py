@@ -1,21 +1,20 @@
-"""The conditional U-Net: diffusers' own class, from a config, with two attention processors."""
+"""The conditional U-Net: diffusers' own class, from a config."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from inspect import signature
 from math import gcd
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
 from ldm.config import Config
 from ldm.core.errors import UserError
+from ldm.models.attention import caching_context
 from ldm.models.growth import grown
+from ldm.models.network import Kind, Shape
 from ldm.models.pretrained import load_pretrained
-from ldm.models.view import view
 from ldm.settings.arguments import refuse_arguments
 
 # Follow from the latents and the conditioner, so they are not the user's to set.
@@ -109,22 +108,6 @@ def _trained(
     return unet.train()
 
 
-def configured_unet(
-    config: Config, latents: tuple[int, int, int], context_dim: int
-) -> UNet2DConditionModel:
-    """The U-Net of a config for latents (C, h, w) and a context of that width."""
-    if config.unet.get("init"):
-        _refuse_a_lone_unet(config)
-    channels, height, width = latents
-    return build_unet(
-        config.unet,
-        sample_size=(height, width),
-        in_channels=channels,
-        out_channels=channels * (2 if config.diffusion.learned_variance else 1),
-        cross_attention_dim=context_dim,
-    )
-
-
 def _refuse_a_lone_unet(config: Config) -> None:
     """Raise where a trained U-Net would see another text encoder's words or rescaled latents."""
     kind = config.conditioning.kind
@@ -154,109 +137,26 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def caching_context(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """The same network, in which each cross attention projects a context tensor once.
-
-    Exact: a sampling loop passes the same context tensor object at every step, and it is that
-    object which is recognised. Not for training (the projections would go stale). `unet` itself
-    stays as it is.
-    """
-    return _processing(unet, lambda name: CachedContextProcessor() if _is_cross(name) else None)
-
-
-def perturbing_attention(
-    unet: UNet2DConditionModel, where: str = "mid_block"
-) -> UNet2DConditionModel:
-    """The same network, in which self attention under `where` is the identity.
-
-    Every position attends to itself: the weak network of perturbed-attention guidance (Ahn et al.
-    2024, arXiv:2403.17377, eq. 15). `unet` itself stays as it is. Raises UserError where there is
-    no such attention.
-    """
-
-    def identity(name: str) -> Any:
-        perturbed = name.startswith(where) and name.endswith("attn1.processor")
-        return IdentityAttentionProcessor() if perturbed else None
-
-    if not any(map(identity, unet.attn_processors)):
-        raise UserError(f"no self attention under {where!r} in this U-Net: name another block")
-    return _processing(unet, identity)
+def _configured(config: Config, shape: Shape) -> UNet2DConditionModel:
+    if config.unet.get("init"):
+        _refuse_a_lone_unet(config)
+    channels, height, width = shape.latents
+    return build_unet(
+        config.unet,
+        sample_size=(height, width),
+        in_channels=channels,
+        out_channels=shape.out_channels,
+        cross_attention_dim=shape.context_dim,
+    )
 
 
-def _processing(
-    unet: UNet2DConditionModel, choose: Callable[[str], Any | None]
-) -> UNet2DConditionModel:
-    """A view of `unet` with the processors that are chosen by name; the others stay."""
-    other = view(unet)
-    other.set_attn_processor({n: choose(n) or p for n, p in unet.attn_processors.items()})
-    return other
+def _predict(unet: Any, x: Tensor, label: Tensor, context: Tensor) -> Tensor:
+    return unet(x, label, context, return_dict=False)[0]
 
 
-def _is_cross(name: str) -> bool:
-    """Whether a processor's name is that of a transformer block's attention to the context."""
-    return name.endswith("attn2.processor")
+def _context_dim(config: Any) -> int:
+    projected = getattr(config, "encoder_hid_dim", None)
+    return config.cross_attention_dim if projected is None else projected
 
 
-class CachedContextProcessor:
-    """diffusers' AttnProcessor2_0 in a transformer block, keeping each context's projections."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []  # (context, its keys, its values)
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,  # (B, N, C)
-        encoder_hidden_states: Tensor | None = None,  # (B, L, D)
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
-        assert not torch.is_grad_enabled(), "cached keys and values are for sampling"
-        assert encoder_hidden_states is not None, "only attention to a context can be kept"
-        query = _heads(attn, attn.to_q(hidden_states))
-        key, value = self._once(attn, encoder_hidden_states)
-        if attention_mask is not None:
-            attention_mask = attn.prepare_attention_mask(
-                attention_mask, key.shape[-2], len(hidden_states)
-            ).view(len(hidden_states), attn.heads, -1, key.shape[-2])
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
-        out = out.transpose(1, 2).flatten(2).to(query.dtype)
-        return _output(attn, out, hidden_states)
-
-    def _once(self, attn: Any, context: Tensor) -> tuple[Tensor, Tensor]:
-        for known, key, value in self.seen:
-            if known is context:
-                return key, value
-        normed = attn.norm_encoder_hidden_states(context) if attn.norm_cross else context
-        key, value = _project(attn, normed)
-        self.seen.append((context, key, value))
-        return key, value
-
-
-class IdentityAttentionProcessor:
-    """Self attention whose attention map is the identity: the output is the projected values."""
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,  # (B, N, C)
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
-        assert encoder_hidden_states is None, "only self attention has an identity map"
-        return _output(attn, attn.to_v(hidden_states), hidden_states)
-
-
-def _heads(attn: Any, x: Tensor) -> Tensor:
-    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, heads, N, C / heads)
-
-
-def _project(attn: Any, context: Tensor) -> tuple[Tensor, Tensor]:
-    return _heads(attn, attn.to_k(context)), _heads(attn, attn.to_v(context))
-
-
-def _output(attn: Any, out: Tensor, hidden_states: Tensor) -> Tensor:
-    out = attn.to_out[1](attn.to_out[0](out))
-    residual = hidden_states if attn.residual_connection else 0
-    return (out + residual) / attn.rescale_output_factor
+UNET = Kind("U-Net", UNet2DConditionModel, _configured, _predict, _context_dim, caching_context)

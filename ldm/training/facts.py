@@ -12,6 +12,7 @@ from ldm.conditions.conditioner import Conditioner
 from ldm.config import Config
 from ldm.core.errors import UserError
 from ldm.data.example import Source
+from ldm.models.networks import kind_of
 from ldm.store.shards import fingerprint
 
 Facts = Mapping[str, Any]  # JSON, by names as a sentence has them
@@ -52,7 +53,7 @@ def latent_diffusion_facts(
         "the text encoder's": settings(conditioner.encoder),
         "diffusion.prediction": [meant.prediction, meant.prediction_args],
         "diffusion.schedule": [meant.schedule, meant.schedule_args],
-        "the U-Net's": settings(unet),
+        f"the {kind_of(unet).name}'s": settings(unet),
         "train.optimizer": config.train.optimizer,
     }
     if not conditioner.trainable:

@@ -3,7 +3,6 @@
 from typing import Any, cast
 
 import torch
-from diffusers.models import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from ldm.conditions.conditioner import Conditioner
 from ldm.config import TrainConfig
 from ldm.diffusion.plane import Level, Network
 from ldm.diffusion.schedules import Schedule
+from ldm.models.networks import predict
 from ldm.schedulers.spec import Spec
 
 
@@ -22,7 +22,7 @@ class LatentDiffusion(nn.Module):
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        unet: nn.Module,
         conditioner: Conditioner,
         config: TrainConfig,
         schedule: Schedule,
@@ -57,7 +57,7 @@ class LatentDiffusion(nn.Module):
         """x (B, C, h, w); label (B,); condition: token ids (B, L) or a context (B, L, D)."""
         if not condition.is_floating_point():
             condition = self.conditioner.encode(condition)
-        return self.unet(x, label, encoder_hidden_states=condition).sample
+        return predict(self.unet, x, label, condition)
 
 
 def bound(model: nn.Module, spec: Spec, condition: Tensor) -> Network:

@@ -9,6 +9,7 @@ from ldm.config import Config, TrainConfig
 from ldm.core.text import shown
 from ldm.data.captions import all_captions
 from ldm.data.order import subset
+from ldm.models.networks import kind_of
 from ldm.training.examples import Latents
 from ldm.training.latent_diffusion import LatentDiffusion
 from ldm.training.post_hoc_ema import LENGTHS
@@ -90,7 +91,7 @@ def preflight(
         **({"repeats": f"an epoch shows {epoch} of them"} if epoch > len(train) else {}),
         "latents": f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
         **budget(modules, run.train, epoch, run.accelerator.num_processes),
-        "U-Net": starting_point(run.config),
+        kind_of(model.unet).name: starting_point(run.config),
         "export": f"for this package alone: {refusal}" if refusal else "stock diffusers",
     }
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from ldm.diffusion.guidance import cfg, perturbed
 from ldm.diffusion.plane import Level, Network
 from ldm.diffusion.schedules import Schedule
-from ldm.models.unet import perturbing_attention
+from ldm.models.attention import perturbing_attention
+from ldm.models.networks import kind_of
 from pipelines.calls.defaults import Guidance
 
 
@@ -32,9 +33,11 @@ def guided(unet: Any, schedule: Schedule, told: Told, guidance: Guidance) -> Net
     is one of B.
     """
 
-    def predict(network: Any, x: Tensor, level: Level, context: Tensor | None) -> Tensor:
+    ask = kind_of(unet).predict
+
+    def predict(network: Any, x: Tensor, level: Level, context: Any) -> Tensor:
         label = schedule.label(level.t).to(torch.float32).to(x.device)
-        return network(x.to(network.dtype), label, context, return_dict=False)[0].to(x.dtype)
+        return ask(network, x.to(network.dtype), label, context).to(x.dtype)
 
     def cond(x: Tensor, level: Level) -> Tensor:
         return predict(unet, x, level, told.positive)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import transformers
-from diffusers.models import AsymmetricAutoencoderKL, AutoencoderKL, UNet2DConditionModel
+from diffusers.models import AsymmetricAutoencoderKL, AutoencoderKL
 
 from ldm.core.errors import UserError
 from ldm.diffusion.guidance import interval_from_json
 from ldm.models.hub import fetched
+from ldm.models.networks import KINDS
 from ldm.models.unet import whole_side
 from ldm.models.weights import chosen, load_part, refuse_a_file, variants
 from ldm.schedulers.spec import Spec
@@ -31,7 +32,7 @@ NETWORKS = ("vae", "unet", "text_encoder")
 FOLDERS = ("", *NETWORKS, "tokenizer", "scheduler")
 _KNOWN: dict[str, dict[str, Any]] = {
     "vae": {c.__name__: c for c in (AutoencoderKL, AsymmetricAutoencoderKL)},
-    "unet": {"UNet2DConditionModel": UNet2DConditionModel},
+    "unet": {kind.model.__name__: kind.model for kind in KINDS.values()},
 }
 
 

@@ -11,10 +11,13 @@ import diffusers
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from ldm.core.errors import UserError
 from ldm.core.files import published, write_text, written
 from ldm.diffusion.guidance import interval_to_json
+from ldm.models.networks import kind_of
+from ldm.models.unet import UNET
 from ldm.schedulers.spec import Spec
-from ldm.schedulers.stock import stock_scheduler
+from ldm.schedulers.stock import export_refusal, stock_scheduler
 from pipelines.calls.defaults import DEFAULTS_FILE, STOCK_DEFAULTS, Defaults
 from pipelines.containers.fingerprints import FILES, earlier, fingerprints
 
@@ -25,6 +28,13 @@ PLACEHOLDER: dict[str, Any] = {
     "steps_offset": 1,
 }
 INDEX = "model_index.json"  # what makes a folder a pipeline: it goes first and comes last
+
+
+def unfit(network: Any, spec: Spec, num_inference_steps: int | None = None) -> str | None:
+    """Why a stock pipeline cannot hold this model, or samples otherwise; None where it can."""
+    if (kind := kind_of(network)) is not UNET:
+        return f"stock Stable Diffusion pipelines hold a U-Net, and this is a {kind.name}"
+    return export_refusal(spec, num_inference_steps)
 
 
 def save(
@@ -43,6 +53,8 @@ def save(
     it is there the folder holds no pipeline.
     """
     steps = defaults.num_inference_steps
+    if stock and (reason := unfit(components["unet"], spec, steps)):
+        raise UserError(reason)
     told = stock_scheduler(spec, steps) if stock else PLACEHOLDER
     scheduler = getattr(diffusers, told["_class_name"]).from_config(told)
     whole: Any = StableDiffusionPipeline(

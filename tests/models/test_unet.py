@@ -7,13 +7,8 @@ import torch
 from diffusers.models.attention_processor import PAGIdentitySelfAttnProcessor2_0
 
 from ldm.core.errors import UserError
-from ldm.models.unet import (
-    CachedContextProcessor,
-    build_unet,
-    caching_context,
-    parameter_count,
-    perturbing_attention,
-)
+from ldm.models.attention import CachedContextProcessor, caching_context, perturbing_attention
+from ldm.models.unet import build_unet, parameter_count
 
 SHAPE = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 16}
 

@@ -8,7 +8,7 @@ import torch
 from conftest import generator, tiny_pipeline
 
 from ldm.conditions.conditioner import Conditioner
-from ldm.models.unet import IdentityAttentionProcessor
+from ldm.models.attention import IdentityAttentionProcessor
 
 LONG = "a red flower in a vase " * 20
 CALLS = [

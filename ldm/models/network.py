@@ -1,0 +1,30 @@
+"""The port of a denoiser: whichever of diffusers' models it is, the same call and a few facts."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ldm.config import Config
+
+
+class Shape(NamedTuple):
+    """What a network is built for."""
+
+    latents: tuple[int, int, int]  # (C, h, w)
+    out_channels: int  # C, or 2C where it learns its variance
+    context_dim: int  # D of the context (B, L, D) that it attends to
+
+
+class Kind(NamedTuple):
+    """One kind of denoiser, an adapter around a class of diffusers'.
+
+    The weights keep that class's names, so that a checkpoint is one that others can read.
+    """
+
+    name: str  # as a sentence has it
+    model: type  # of diffusers
+    build: Callable[[Config, Shape], Any]  # raises UserError for what cannot be
+    predict: Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # (it, x, label, context) → F
+    context_dim: Callable[[Any], int]  # D, by the model's own config
+    sampling: Callable[[Any], Any]  # the same network for a loop of many calls without gradients
