@@ -64,7 +64,7 @@ def train(config: Config) -> int:
     fit = Fit(run, model, facts, training_data(photos["train"]), task.memory, curve=model.curve)
 
     pipeline = TextToImagePipeline.from_parts(vae, unet, conditioner, spec, sample)
-    refusal = unfit(unet, spec, sample.num_inference_steps)
+    refusal = unfit(vae, unet, spec, sample.num_inference_steps)
     prompts = sample.prompts or latents["validation"].captions(0)[:1]
     validate = Validation(run, model, spec, examples)
     preview = Preview(pipeline, sample, prompts, run.folder / "samples")

@@ -1,6 +1,6 @@
 """The autoencoder: diffusers' AutoencoderKL, built from a config, loaded, and standardised."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
@@ -10,11 +10,15 @@ import torch
 from diffusers.models import AutoencoderKL
 from torch import Tensor, nn
 
+from autoencoder.pixels import Pixels
 from ldm.config import Config
 from ldm.core.errors import UserError
 from ldm.core.sums import MANIFEST, damage
 from ldm.models.pretrained import load_pretrained
 from ldm.settings.arguments import refuse_arguments
+
+# what stands in an autoencoder's place and is not trained, by `autoencoder.kind`
+CODECS: dict[str, Callable[[], Any]] = {"pixels": Pixels}
 
 
 def build_autoencoder(model: Mapping[str, Any]) -> AutoencoderKL:
@@ -69,6 +73,10 @@ def load_autoencoder(path: str | Path, variant: str | None = None) -> Autoencode
 
 def initial_autoencoder(config: Config) -> AutoencoderKL:
     """What stage 1 starts from: `autoencoder.init`, or random weights of `autoencoder.model`."""
+    if config.autoencoder.kind in CODECS:
+        raise UserError(
+            f"autoencoder.kind={config.autoencoder.kind} has nothing to train: go on with stage 2"
+        )
     if config.autoencoder.path is not None:
         raise UserError(
             "autoencoder.path names a finished autoencoder, so there is nothing to train; to "
@@ -80,7 +88,9 @@ def initial_autoencoder(config: Config) -> AutoencoderKL:
 
 
 def configured_autoencoder(config: Config) -> AutoencoderKL:
-    """What stage 2 works in: `autoencoder.path`, or else what stage 1 exported into the run."""
+    """What stage 2 works in: `autoencoder.path`, what stage 1 exported into the run, or pixels."""
+    if config.autoencoder.kind in CODECS:
+        return CODECS[config.autoencoder.kind]()
     if config.autoencoder.path is not None:
         return load_autoencoder(config.autoencoder.path, config.autoencoder.variant)
     if not (export := export_folder(config)).is_dir():

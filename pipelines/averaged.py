@@ -55,6 +55,6 @@ def average_applied(run: str | Path, length: float, out: Path | None = None) -> 
     pipe = TextToImagePipeline.from_pretrained(record.export)
     load_weights(pipe, reconstruct(record.folder / SNAPSHOTS, length))
     steps = pipe.defaults.num_inference_steps
-    stock = unfit(pipe.unet, pipe.spec, steps) is None
+    stock = unfit(pipe.vae, pipe.unet, pipe.spec, steps) is None
     save(pipe.components, pipe.spec, pipe.defaults, folder, None, stock, **{EMA_LENGTH: length})
     return folder

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import transformers
 from diffusers.models import AsymmetricAutoencoderKL, AutoencoderKL
 
+from autoencoder.pixels import Pixels
 from ldm.core.errors import UserError
 from ldm.diffusion.guidance import interval_from_json
 from ldm.models.hub import fetched
@@ -31,7 +32,7 @@ CLASSES = (
 NETWORKS = ("vae", "unet", "text_encoder")
 FOLDERS = ("", *NETWORKS, "tokenizer", "scheduler")
 _KNOWN: dict[str, dict[str, Any]] = {
-    "vae": {c.__name__: c for c in (AutoencoderKL, AsymmetricAutoencoderKL)},
+    "vae": {c.__name__: c for c in (AutoencoderKL, AsymmetricAutoencoderKL, Pixels)},
     "unet": {kind.model.__name__: kind.model for kind in KINDS.values()},
 }
 

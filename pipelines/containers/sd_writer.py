@@ -11,6 +11,7 @@ import diffusers
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from autoencoder.pixels import Pixels
 from ldm.core.errors import UserError
 from ldm.core.files import published, write_text, written
 from ldm.diffusion.guidance import interval_to_json
@@ -30,8 +31,10 @@ PLACEHOLDER: dict[str, Any] = {
 INDEX = "model_index.json"  # what makes a folder a pipeline: it goes first and comes last
 
 
-def unfit(network: Any, spec: Spec, num_inference_steps: int | None = None) -> str | None:
+def unfit(vae: Any, network: Any, spec: Spec, num_inference_steps: int | None = None) -> str | None:
     """Why a stock pipeline cannot hold this model, or samples otherwise; None where it can."""
+    if isinstance(vae, Pixels):
+        return "stock Stable Diffusion pipelines have an autoencoder, and this model makes pixels"
     if (kind := kind_of(network)) is not UNET:
         return f"stock Stable Diffusion pipelines hold a U-Net, and this is a {kind.name}"
     return export_refusal(spec, num_inference_steps)
@@ -53,7 +56,7 @@ def save(
     it is there the folder holds no pipeline.
     """
     steps = defaults.num_inference_steps
-    if stock and (reason := unfit(components["unet"], spec, steps)):
+    if stock and (reason := unfit(components["vae"], components["unet"], spec, steps)):
         raise UserError(reason)
     told = stock_scheduler(spec, steps) if stock else PLACEHOLDER
     scheduler = getattr(diffusers, told["_class_name"]).from_config(told)
