@@ -1,16 +1,33 @@
 """What flows through an autoencoder: whether float16 holds it, and whether a spot rules it."""
 
 import math
+from typing import NamedTuple
 
 from diffusers.models import AutoencoderKL
 from torch import Tensor, nn
 
 from autoencoder.latents import decode, encode_moments
-from autoencoder.verdict import Verdict, judged
 
 FP16_MAX = 65504.0
 SPOT = 1000  # a spot is one in this many positions
 RULING = 0.25  # share of a plane's energy
+
+
+class Verdict(NamedTuple):
+    """One question, its answer in a figure, and what to do where the answer is bad."""
+
+    name: str
+    ok: bool
+    value: float
+    text: str
+
+    def __str__(self) -> str:
+        return f"{'ok ' if self.ok else 'ILL'} {self.name}: {self.text}"
+
+
+def judged(name: str, value: float, ok: bool, found: str, advice: str) -> Verdict:
+    """A verdict that gives its advice only where something is wrong."""
+    return Verdict(name, ok, value, found if ok else f"{found}; {advice}")
 
 
 def energy_in_a_spot(x: Tensor) -> float:

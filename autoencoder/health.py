@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from diffusers.models import AutoencoderKL
 from torch import Tensor
 
-from autoencoder.activations import activation_verdicts
+from autoencoder.activations import Verdict, activation_verdicts, judged
 from autoencoder.latents import decode, encode_moments
-from autoencoder.verdict import Verdict, judged
 from ldm.core import keyed
 
 LAPLACE_KURTOSIS = 3.0

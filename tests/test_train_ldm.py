@@ -263,14 +263,14 @@ def test_a_finished_run_is_not_exported_as_another_process(experiment, unbroken,
 
 def note_what_is_seen() -> None:
     examples = import_module("ldm.training.examples").Examples
-    real = examples.caption
+    real = examples.key
 
-    def noted(self, slot):
+    def noted(self, name, slot):
         with open(os.environ["SEEN"], "a") as file:
             print(slot.epoch, slot.index, file=file)
-        return real(self, slot)
+        return real(self, name, slot)
 
-    examples.caption = noted
+    examples.key = noted
 
 
 def test_an_epoch_shows_what_is_repeated_more_than_once(experiment):

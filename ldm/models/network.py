@@ -1,11 +1,13 @@
 """The port of a denoiser: whichever of diffusers' models it is, the same call and a few facts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ldm.config import Config
+
+Told = Mapping[str, Tensor]  # conditions by name, such as "caption": a context (B, L, D)
 
 
 class Shape(NamedTuple):
@@ -25,6 +27,6 @@ class Kind(NamedTuple):
     name: str  # as a sentence has it
     model: type  # of diffusers
     build: Callable[[Config, Shape], Any]  # raises UserError for what cannot be
-    predict: Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # (it, x, label, context) → F
+    predict: Callable[[Any, Tensor, Tensor, Told], Tensor]  # (it, x, label, told) → F
     context_dim: Callable[[Any], int]  # D, by the model's own config
     sampling: Callable[[Any], Any]  # the same network for a loop of many calls without gradients

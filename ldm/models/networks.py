@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ldm.config import Config
 from ldm.core.errors import UserError
-from ldm.models.network import Kind, Shape
+from ldm.models.network import Kind, Shape, Told
 from ldm.models.transformer import TRANSFORMER
 from ldm.models.unet import UNET
 
@@ -35,6 +35,6 @@ def kind_of(network: Any) -> Kind:
     raise UserError(f"a {type(network).__name__} is no denoiser that is known here: {known}")
 
 
-def predict(network: Any, x: Tensor, label: Tensor, context: Tensor) -> Tensor:
-    """F (B, C, h, w) of x at labels (B,) under a context (B, L, D), in the network's dtype."""
-    return kind_of(network).predict(network, x, label, context)
+def predict(network: Any, x: Tensor, label: Tensor, told: Told) -> Tensor:
+    """F (B, C, h, w) of x at labels (B,), under what the network is told, in its own dtype."""
+    return kind_of(network).predict(network, x, label, told)

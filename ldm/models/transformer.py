@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ldm.config import Config
 from ldm.core.errors import UserError
-from ldm.models.network import Kind, Shape
+from ldm.models.network import Kind, Shape, Told
 from ldm.settings.arguments import refuse_arguments
 
 # Follow from the latents and the conditioner, or are not for latents alone.
@@ -82,8 +82,9 @@ def _configured(config: Config, shape: Shape) -> PixArtTransformer2DModel:
     return build_transformer({k: v for k, v in config.network.items() if k != "kind"}, shape)
 
 
-def _predict(model: Any, x: Tensor, label: Tensor, context: Tensor) -> Tensor:
+def _predict(model: Any, x: Tensor, label: Tensor, told: Told) -> Tensor:
     label = label.expand(len(x))
+    context = told["caption"]
     return model(x, context, label, added_cond_kwargs=_UNTOLD, return_dict=False)[0]
 
 

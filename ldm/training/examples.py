@@ -1,6 +1,6 @@
 """The examples of stage 2, with every random choice keyed by (seed, step, slot)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.conditions.cache import TextCache, TokenTable
+from ldm.conditions.condition import CAPTION, Captions, Condition
 from ldm.conditions.conditioner import Conditioner
 from ldm.config import Config
 from ldm.core import keyed
@@ -39,12 +40,13 @@ class Batch(NamedTuple):
     x0: Tensor  # (B, C, h, w)
     eps: Tensor  # (B, C, h, w)
     u: Tensor  # (B,) float64 in [0, 1), on the CPU: the quantiles of the times
-    condition: Tensor  # (B, L) ids or (B, L, D)
+    conditions: dict[str, Tensor]  # by name, (B, ...)
 
     def to(self, device: torch.device) -> "Batch":
         """With what the network sees on its device. Times stay: not every device has float64."""
-        seen = {k: v.to(device, non_blocking=True) for k, v in self._asdict().items() if k != "u"}
-        return self._replace(**seen)
+        x0, eps = (t.to(device, non_blocking=True) for t in (self.x0, self.eps))
+        told = {k: v.to(device, non_blocking=True) for k, v in self.conditions.items()}
+        return Batch(x0, eps, self.u, told)
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,11 @@ class Examples:
     """Turns slots into batches; every random choice is keyed by (seed, step, slot)."""
 
     latents: Latents
-    condition: Callable[[Sequence[str | None]], Tensor]  # captions → ids or cached context
+    conditions: Mapping[str, Condition]
     quantiles: Quantiles
     seed: int
     flip: bool
     views: int
-    dropout: float  # of captions
 
     def batch(self, slots: Sequence[Slot]) -> Batch:
         """One micro-batch, on the CPU."""
@@ -71,26 +72,32 @@ class Examples:
             noise,
         )
         eps = keyed.example_normal(self.latents.shape, seed, step, places, "noise")
-        captions = [self.caption(s) for s in slots]
-        return Batch(x0, eps, self.quantiles(step, places), self.condition(captions))
+        told = {
+            name: condition.rows([self.key(name, slot) for slot in slots])
+            for name, condition in self.conditions.items()
+        }
+        return Batch(x0, eps, self.quantiles(step, places), told)
 
-    def caption(self, slot: Slot) -> str | None:
-        """The caption that an example is trained with at this slot; None where it is dropped."""
-        choices = self.latents.captions(slot.index)
-        key = (self.seed, "caption", slot.step, slot.slot)
-        if not choices or keyed.uniform(*key, "dropped") < self.dropout:
+    def key(self, name: str, slot: Slot) -> Hashable | None:
+        """What an example is told at this slot, by one condition; None where it is dropped."""
+        condition, key = self.conditions[name], (self.seed, name, slot.step, slot.slot)
+        if keyed.uniform(*key, "dropped") < condition.dropout:
             return None
-        return choices[keyed.integer(*key, "choice", below=len(choices))]
+        return condition.key(
+            self.latents, slot.index, lambda n: keyed.integer(*key, "choice", below=n)
+        )
 
-    def fixed(self, count: int) -> tuple[Tensor, Tensor]:
-        """`count` keyed examples for evaluation: (x0, condition), the same at every call."""
+    def fixed(self, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """`count` keyed examples for evaluation: (x0, conditions), the same at every call."""
         indices = subset(len(self.latents), count, self.seed)
         noise = [keyed.normal(self.latents.shape, self.seed, "fixed", i) for i in indices]
         x0 = self.latents.sample(
             indices, [0] * len(indices), [False] * len(indices), torch.stack(noise)
         )
-        choices = [self.latents.captions(i) for i in indices]
-        return x0, self.condition([c[0] if c else None for c in choices])
+        return x0, {
+            name: condition.rows([condition.key(self.latents, i, lambda n: 0) for i in indices])
+            for name, condition in self.conditions.items()
+        }
 
 
 def keyed_examples(
@@ -101,21 +108,21 @@ def keyed_examples(
 ) -> dict[str, Examples]:
     """What each set is trained or validated with; every caption tokenised or encoded once."""
     captions = (text for c in latents.values() for choices in all_captions(c) for text in choices)
-    condition: Callable[[Sequence[str | None]], Tensor]
+    table: TokenTable | TextCache
     if conditioner.trainable:
-        condition = TokenTable(conditioner, captions)
+        table = TokenTable(conditioner, captions)
     else:
         folder, dtype = config.folder / "cache" / "text", config.conditioning.cache_dtype
-        condition = TextCache.build(conditioner, captions, folder, dtype)
+        table = TextCache.build(conditioner, captions, folder, dtype)
+    conditions = {CAPTION: Captions(table, config.conditioning.dropout)}
     return {
         name: Examples(
             latents=cache,
-            condition=condition,
+            conditions=conditions,
             quantiles=quantiles,
             seed=config.seed,
             flip=config.data.flip,
             views=cache.views,
-            dropout=config.conditioning.dropout,
         )
         for name, cache in latents.items()
     }

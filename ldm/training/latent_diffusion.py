@@ -1,11 +1,13 @@
 """What stage 2 trains: the U-Net and what is trained along with it, as one module."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from ldm.conditions.condition import CAPTION
 from ldm.conditions.conditioner import Conditioner
 from ldm.config import TrainConfig
 from ldm.diffusion.plane import Level, Network
@@ -47,24 +49,19 @@ class LatentDiffusion(nn.Module):
                 self.unet.set_attn_processor(AttnProcessor())
             self.to(device)
 
-    @property
-    def weights(self) -> list[nn.Parameter]:
-        """The parameters of the networks: all but the schedule's."""
-        apart = {id(p) for p in self.curve}
-        return [p for p in self.parameters() if id(p) not in apart]
-
-    def forward(self, x: Tensor, label: Tensor, condition: Tensor) -> Tensor:
-        """x (B, C, h, w); label (B,); condition: token ids (B, L) or a context (B, L, D)."""
-        if not condition.is_floating_point():
-            condition = self.conditioner.encode(condition)
-        return predict(self.unet, x, label, condition)
+    def forward(self, x: Tensor, label: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        """x (B, C, h, w); label (B,); the caption as token ids (B, L) or a context (B, L, D)."""
+        caption = conditions[CAPTION]
+        if not caption.is_floating_point():
+            caption = self.conditioner.encode(caption)
+        return predict(self.unet, x, label, {**conditions, CAPTION: caption})
 
 
-def bound(model: nn.Module, spec: Spec, condition: Tensor) -> Network:
-    """The network (x, level) → F of a LatentDiffusion under `condition`."""
+def bound(model: nn.Module, spec: Spec, conditions: Mapping[str, Tensor]) -> Network:
+    """The network (x, level) → F of a LatentDiffusion that is told `conditions`."""
 
     def network(x: Tensor, level: Level) -> Tensor:
-        label = spec.schedule.label(level.t).to(torch.float32)  # as the U-Net itself casts it
-        return model(x, label.to(x.device), condition)
+        label = spec.schedule.label(level.t).to(torch.float32)  # as the networks cast it
+        return model(x, label.to(x.device), conditions)
 
     return network

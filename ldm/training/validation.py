@@ -46,11 +46,12 @@ class Validation:
             plot(curves, self.run.folder / "loss_by_level.png")
         return curves
 
-    def _curve(self, x0: Tensor, condition: Tensor) -> LossByLevel:
+    def _curve(self, x0: Tensor, conditions: Mapping[str, Tensor]) -> LossByLevel:
         accelerator, device = self.run.accelerator, self.run.device
 
         def network_loss(x0: Tensor, eps: Tensor, t: Tensor, indices: list[int]) -> Tensor:
-            whole = bound(self.model, self.spec, condition[indices].to(device))
+            told = {name: rows[indices].to(device) for name, rows in conditions.items()}
+            whole = bound(self.model, self.spec, told)
 
             def network(x: Tensor, level: Level) -> Tensor:
                 return whole(x, level)[:, : x.shape[1]]  # without the learned variance

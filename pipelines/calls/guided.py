@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.conditions.condition import CAPTION
 from ldm.diffusion.guidance import cfg, perturbed
 from ldm.diffusion.plane import Level, Network
 from ldm.diffusion.schedules import Schedule
@@ -37,7 +38,7 @@ def guided(unet: Any, schedule: Schedule, told: Told, guidance: Guidance) -> Net
 
     def predict(network: Any, x: Tensor, level: Level, context: Any) -> Tensor:
         label = schedule.label(level.t).to(torch.float32).to(x.device)
-        return ask(network, x.to(network.dtype), label, context).to(x.dtype)
+        return ask(network, x.to(network.dtype), label, {CAPTION: context}).to(x.dtype)
 
     def cond(x: Tensor, level: Level) -> Tensor:
         return predict(unet, x, level, told.positive)

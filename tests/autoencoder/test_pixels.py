@@ -38,5 +38,5 @@ def test_standardised_pixels_have_mean_0_and_deviation_1_and_decode_to_what_they
 
 
 def test_there_is_nothing_to_train_in_stage_1():
-    with pytest.raises(UserError, match="autoencoder.kind=pixels has nothing to train"):
+    with pytest.raises(UserError, match="kind=pixels has nothing to train"):
         initial_autoencoder(CONFIG)

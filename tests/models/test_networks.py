@@ -37,17 +37,20 @@ def awake(model):
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_transformer_predicts_nothing_at_birth_and_minds_level_and_context_later(learned):
     x, context = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 16)
-    label = torch.tensor([10.0, 700.0])
-    model = network(learned)
-    born = predict(model, x, label, context)
+    label, model = torch.tensor([10.0, 700.0]), network(learned)
+
+    def told(label, context):
+        with torch.no_grad():
+            return predict(model, x, label, {"caption": context})
+
+    born = told(label, context)
     assert born.shape == (2, 8 if learned else 4, 8, 8) and not born.any()
     awake(model)
-    with torch.no_grad():
-        told = predict(model, x, label, context)
-        assert not torch.allclose(told, predict(model, x, label, context.flip(0)), atol=1e-3)
-        assert not torch.allclose(told, predict(model, x, label.flip(0), context), atol=1e-3)
-        one = predict(model, x, torch.tensor(10.0), context)  # a label for all, as sampling has it
-    torch.testing.assert_close(one[0], told[0])
+    later = told(label, context)
+    assert not torch.allclose(later, told(label, context.flip(0)), atol=1e-3)
+    assert not torch.allclose(later, told(label.flip(0), context), atol=1e-3)
+    # a label for all, as sampling has it
+    torch.testing.assert_close(told(torch.tensor(10.0), context)[0], later[0])
 
 
 @pytest.mark.parametrize(

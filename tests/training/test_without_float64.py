@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from ldm.conditions.condition import Captions
 from ldm.config import DiffusionConfig, TrainConfig
 from ldm.core.inference import evaluating
 from ldm.core.share import Share
@@ -60,8 +61,8 @@ def step(parts, device, sampling, weighting, schedule):
     conditioner.encoder.to(device)
     ema = EMA(model, 0.9)
     ids = conditioner.tokens(["rose", "daisy", None, "rose"])
-    batch = Batch(X0, EPS, U, ids).to(device)
-    loss = objective(config, spec, times)(bound(model, spec, batch.condition), batch).mean()
+    batch = Batch(X0, EPS, U, {"caption": ids}).to(device)
+    loss = objective(config, spec, times)(bound(model, spec, batch.conditions), batch).mean()
     loss.backward()
     times.update(lambda table: table)
     ema.update(1)
@@ -105,7 +106,8 @@ def test_validation_needs_no_float64(tmp_path):
         spec = Spec.from_diffusion_config(DiffusionConfig())
         model = LatentDiffusion(unet, conditioner, TrainConfig(), spec.schedule).to(device)
         conditioner.encoder.to(device)
-        examples = Examples(Latents(), conditioner.tokens, lambda step, slots: U, 0, False, 1, 0.0)
+        told = {"caption": Captions(conditioner.tokens, 0.0)}
+        examples = Examples(Latents(), told, lambda step, slots: U, 0, False, 1)
         accelerator = SimpleNamespace(autocast=nullcontext, num_processes=1, process_index=0)
         accelerator.is_main_process, accelerator.log = False, lambda *_, **__: None
         run = SimpleNamespace(
@@ -151,7 +153,7 @@ def test_likelihoods_need_no_float64():
         levels = [spec.schedule.level(t) for t in torch.tensor([1.0, 0.5, 0.1]).double()]
 
         def bounded(piece):
-            return spec.denoiser(bound(model, spec, ids[piece]))
+            return spec.denoiser(bound(model, spec, {"caption": ids[piece]}))
 
         with evaluating(model):
             elbo = bound_by_level(bounded, x0, [*levels, clean()], 0, share, device)

@@ -132,7 +132,7 @@ class Denoising:
         self._losses = objective(config, spec, self.times)
 
     def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
-        return self._losses(bound(network, self.spec, batch.condition), batch)
+        return self._losses(bound(network, self.spec, batch.conditions), batch)
 
     @property
     def memory(self) -> dict[str, nn.Module]:
