@@ -1,0 +1,1 @@
+"""What a training minimises: the port, and denoising."""
