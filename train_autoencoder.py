@@ -17,7 +17,8 @@ from autoencoder.discriminator import Adversary, AdversaryTurn
 from autoencoder.evaluation import Evaluation
 from autoencoder.examples import examples
 from autoencoder.export import export, settled
-from autoencoder.model import export_folder, initial_autoencoder, latent_shape
+from autoencoder.latents import latent_shape
+from autoencoder.model import export_folder, initial_autoencoder
 from autoencoder.objective import Objective
 from autoencoder.reconstructor import Reconstructor
 from ldm.config import Config, config_from_arguments

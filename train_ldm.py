@@ -12,7 +12,8 @@ import ldm.core.interrupts  # noqa: F401 - what comes after takes its time
 import sys
 
 from autoencoder.cache import STATISTICS, cached_latents
-from autoencoder.model import configured_autoencoder, latent_shape
+from autoencoder.latents import latent_shape
+from autoencoder.model import configured_autoencoder
 from ldm.conditions.conditioner import build_conditioner
 from ldm.config import Config, config_from_arguments
 from ldm.core.errors import exits_with_a_sentence

@@ -18,7 +18,8 @@ from diffusers.models import AutoencoderKL
 from torch import Tensor
 
 from autoencoder.encoding import Crops, Encoder
-from autoencoder.model import latent_shape, standardize
+from autoencoder.latents import latent_shape
+from autoencoder.model import standardize
 from ldm.config import Config
 from ldm.core.errors import UserError
 from ldm.core.files import write_text

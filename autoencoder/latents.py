@@ -6,10 +6,26 @@ import torch
 from diffusers.models import AutoencoderKL
 from torch import Tensor
 
-from autoencoder.model import downsampling
+from ldm.core.errors import UserError
 
 SLICE = 2**20  # pixels that are encoded or decoded at once
 LOGVAR_RANGE = (-30.0, 20.0)  # diffusers clamps a posterior's log-variance to this
+
+
+def downsampling(vae: AutoencoderKL) -> int:
+    """Pixels per latent element along a side: 4 for an f4 autoencoder."""
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)
+
+
+def latent_shape(vae: AutoencoderKL, resolution: int) -> tuple[int, int, int]:
+    """(C, h, w) of the latents of a square image. Raises UserError where it does not divide."""
+    side, rest = divmod(resolution, downsampling(vae))
+    if rest:
+        raise UserError(
+            f"data.resolution={resolution} is not a multiple of {downsampling(vae)}, by which the "
+            "autoencoder shrinks an image"
+        )
+    return vae.config["latent_channels"], side, side
 
 
 def _like(vae: AutoencoderKL, x: Tensor) -> Tensor:

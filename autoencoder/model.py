@@ -123,22 +123,6 @@ def export_damage(folder: Path) -> str | None:
     return f"{lacking[0]} is missing" if lacking else None
 
 
-def downsampling(vae: AutoencoderKL) -> int:
-    """Pixels per latent element along a side: 4 for an f4 autoencoder."""
-    return 2 ** (len(vae.config["block_out_channels"]) - 1)
-
-
-def latent_shape(vae: AutoencoderKL, resolution: int) -> tuple[int, int, int]:
-    """(C, h, w) of the latents of a square image. Raises UserError where it does not divide."""
-    side, rest = divmod(resolution, downsampling(vae))
-    if rest:
-        raise UserError(
-            f"data.resolution={resolution} is not a multiple of {downsampling(vae)}, by which the "
-            "autoencoder shrinks an image"
-        )
-    return vae.config["latent_channels"], side, side
-
-
 def last_layer(vae: AutoencoderKL) -> Tensor:
     """The weight that the reconstruction's gradients reach first."""
     return vae.decoder.conv_out.weight

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from autoencoder.latents import scaled_decode
-from autoencoder.model import downsampling
+from autoencoder.latents import downsampling, scaled_decode
 from ldm.conditions.conditioner import Conditioner
 from ldm.core.errors import UserError
 from ldm.diffusion.plane import Network

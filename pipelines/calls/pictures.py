@@ -13,8 +13,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from torch import Tensor
 
-from autoencoder.latents import scaled_encode
-from autoencoder.model import downsampling
+from autoencoder.latents import downsampling, scaled_encode
 from ldm.core.errors import UserError
 from ldm.data.pictures.bad import BadImage
 from ldm.data.pictures.decoding import as_rgb, decode

@@ -6,12 +6,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from autoencoder.latents import downsampling, latent_shape
 from autoencoder.model import (
     build_autoencoder,
     configured_autoencoder,
-    downsampling,
     initial_autoencoder,
-    latent_shape,
     load_autoencoder,
     standardize,
 )

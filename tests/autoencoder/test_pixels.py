@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from autoencoder.latents import decode, encode_moments
-from autoencoder.model import configured_autoencoder, initial_autoencoder, latent_shape, standardize
+from autoencoder.latents import decode, encode_moments, latent_shape
+from autoencoder.model import configured_autoencoder, initial_autoencoder, standardize
 from autoencoder.pixels import Pixels
 from ldm.config import AutoencoderConfig, Config
 from ldm.core.errors import UserError

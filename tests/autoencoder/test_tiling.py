@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from autoencoder.latents import decode, encode_moments
-from autoencoder.model import build_autoencoder, downsampling
+from autoencoder.latents import decode, downsampling, encode_moments
+from autoencoder.model import build_autoencoder
 from autoencoder.tiling import tiled_decode, tiled_encode
 from ldm.core.errors import UserError
 
