@@ -73,15 +73,13 @@ def ancestral(
     levels: Sequence[Level],
     noise: Noise | None = None,
     eta: float = 0.0,
-    targets: Sequence[Level] | None = None,
 ) -> Iterator[Tensor]:
     """Fresh noise of standard deviation η·√β̃ at each step (DDIM eq. 16).
 
     η = 0 is DDIM, which is Euler's method on the probability flow of every path, also a flow
-    model's; η = 1 is Euler ancestral, and DDPM with the small variance. `targets` are the levels
-    that steps end on where the next step does not start from them: a quirk of diffusers' DDIM.
+    model's; η = 1 is Euler ancestral, and DDPM with the small variance.
     """
-    for i, (a, b) in enumerate(zip(levels[:-1], targets or levels[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(levels)):
         std = eta * posterior(a, b)[0].sqrt()
         x = step(denoiser(x, a), b, std, _fresh(std, noise, i))
         yield x
@@ -156,13 +154,13 @@ def dpmpp_2m(
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): `ancestral` with x̂0 extrapolated in log-SNR.
 
     η = 0 is the ODE solver, η = 1 the SDE one. First-order on the first step, on a last step that
-    ends clean, and on any last step of fewer than 15 where `lower_order_final`.
+    ends clean, and on any last step where `lower_order_final`.
     """
     last, before = len(levels) - 2, None
     for i, (a, b) in enumerate(pairwise(levels)):
         x0 = ahead = denoiser(x, a).x0
         h = (b.log_snr - a.log_snr) / 2
-        first_order = i == last and (b.sigma == 0 or (lower_order_final and last < 14))
+        first_order = i == last and (b.sigma == 0 or lower_order_final)
         if before is not None and not first_order:
             ahead = x0 + fit(h / (2 * before[0]), x) * (x0 - before[1])
         std = eta * posterior(a, b)[0].sqrt()

@@ -1,21 +1,24 @@
 """What diffusers' classes do otherwise than their mathematics, each refused with its reason."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ldm.core.errors import UserError
-from ldm.diffusion.plane import Level
-from ldm.diffusion.samplers import PURE_NOISE, SAMPLERS
+from ldm.diffusion.denoise import drawn
+from ldm.diffusion.plane import Denoiser, Level, Noise
+from ldm.diffusion.samplers import PURE_NOISE, SAMPLERS, Sampler, ancestral
 from ldm.diffusion.schedules import Schedule
 
+Options = dict[str, Any]
 MULTISTEP = ("DPM", "UniPC", "DEIS")  # how their names begin
 CHOSEN = ("karras", "exponential", "beta", "log_linear")  # σ, between the ends of a spacing
 
 
 def ddim_targets(
-    schedule: Schedule, table: Schedule, levels: list[Level], part: Sequence[Level] | None
+    schedule: Schedule, table: Schedule, levels: list[Level], part: Sequence[Level]
 ) -> list[Level] | None:
     """diffusers' DDIM steps from t to t - N//n, also where the next step starts elsewhere.
 
@@ -25,11 +28,34 @@ def ddim_targets(
     for level in levels[:-1]:
         index = schedule.label(level.t).round() - steps // (len(levels) - 1)
         targets.append(table.level((index + 1) / steps) if index >= 0 else levels[-1])
-    if part is None:
-        return targets
     own, times = ([float(level.t) for level in some] for some in (levels, part))
     first = own.index(times[0]) if times[0] in own else 0
     return targets[first:][: len(part) - 1] if own[first:][: len(part)] == times else None
+
+
+def stock_ddim(
+    targets: Sequence[Level],
+    denoiser: Denoiser,
+    x: Tensor,
+    levels: Sequence[Level],
+    noise: Noise | None = None,
+    eta: float = 0.0,
+) -> Iterator[Tensor]:
+    """DDIM whose steps end on `targets`, where the next one does not start from them."""
+    for i, (a, b) in enumerate(zip(levels[:-1], targets, strict=True)):
+
+        def draw(_: int, i: int = i) -> Tensor:
+            return drawn(noise, i)
+
+        (x,) = ancestral(denoiser, x, (a, b), draw, eta)
+        yield x
+
+
+def few_steps(name: str | None, sampler: Sampler, options: Options, steps: int) -> Options:
+    """DPM-Solver's classes end with a step of first order in fewer than 15 steps, and no more."""
+    if name is None or "DPM" not in name or "lower_order_final" not in sampler.defaults:
+        return {}
+    return {"lower_order_final": options.get("lower_order_final", True) and steps < 15}
 
 
 def refuse_quirks(name: str, fields: Mapping[str, Any], visited: list[Level], end: int) -> None:

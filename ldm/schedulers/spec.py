@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.diffusion.denoise import boundary, check, clamp, denoiser, threshold
-from ldm.diffusion.grids import GRIDS, split
+from ldm.diffusion.grids import split
 from ldm.diffusion.learned import Learned
 from ldm.diffusion.plane import PREDICTIONS, Denoiser, Level, Network, Noise, Prediction, clean, edm
-from ldm.diffusion.samplers import SAMPLERS
+from ldm.diffusion.samplers import SAMPLERS, Solver
 from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedule, tabulated
 from ldm.schedulers.another import LEARNED, read_for
 from ldm.schedulers.given import refuse_process
@@ -23,11 +23,14 @@ from ldm.schedulers.kept import refuse_loss
 from ldm.schedulers.quirks import (
     CHOSEN,
     ddim_targets,
+    few_steps,
     refuse_first_label,
     refuse_quirks,
     refuse_twins,
+    stock_ddim,
 )
 from ldm.schedulers.reader import read_scheduler
+from ldm.schedulers.spacings import GRIDS
 from ldm.schedulers.table import Options, spacing, start
 from ldm.schedulers.trial import tried
 from ldm.schedulers.writer import class_of, divides_by_alpha, stock_class, write_scheduler
@@ -168,17 +171,18 @@ class Spec:
         inpainting); `options` and another `sampler` replace this Spec's own.
         """
         name = sampler or self.sampler
-        solve = _named(SAMPLERS, name, "sampler")
+        solve: Solver = _named(SAMPLERS, name, "sampler")
         options = {**(self.sampler_args if name == self.sampler else {}), **options}
-        stock = name == self.sampler and self.grid in ("leading", "trailing", "linspace")
-        if stock and stock_class(name, self.schedule_name) == "DDIMScheduler":
+        visited = self.levels(num_inference_steps) if levels is None else levels
+        stock = stock_class(name, self.schedule_name)
+        options |= few_steps(stock, SAMPLERS[name], options, len(visited) - 1)
+        laid = name == self.sampler and self.grid in ("leading", "trailing", "linspace")
+        if laid and stock == "DDIMScheduler":
             own = self.levels(num_inference_steps)
-            targets = ddim_targets(self.schedule, self._visited, own, levels)
-            options.setdefault("targets", targets)
-        if levels is None:
-            levels = self.levels(num_inference_steps)
+            if targets := ddim_targets(self.schedule, self._visited, own, visited):
+                solve = partial(stock_ddim, targets)
         denoise = self.denoiser(network, name)
-        return solve(wrap(denoise) if wrap else denoise, x, levels, noise=noise, **options)
+        return solve(wrap(denoise) if wrap else denoise, x, visited, noise=noise, **options)
 
     def asked(self, num_inference_steps: int, sampler: str | None = None) -> list[Level]:
         """The level of each evaluation of the network that an image takes."""

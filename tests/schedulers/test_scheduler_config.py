@@ -11,10 +11,11 @@ import torch
 from ldm.config import DiffusionConfig
 from ldm.core.errors import UserError
 from ldm.diffusion.exact import as_network, mixture
-from ldm.diffusion.grids import GRIDS, renoise
+from ldm.diffusion.grids import renoise
 from ldm.diffusion.plane import EPS, PREDICTIONS
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.schedulers.reader import NEAREST
+from ldm.schedulers.spacings import GRIDS
 from ldm.schedulers.spec import Spec
 from ldm.schedulers.stock import export_refusal, stock_scheduler
 from ldm.schedulers.writer import class_of
