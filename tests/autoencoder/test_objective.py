@@ -85,6 +85,7 @@ def test_scale_equivariance_compares_half_size_decodings_with_half_size_images(v
     torch.testing.assert_close(parts["equivariance"], expected)
 
 
+@pytest.mark.slow
 def test_scale_equivariance_is_learnt_where_it_is_asked_for(vae, flowers):
     shares = []
     for weight in (0.0, 4.0):
@@ -103,6 +104,7 @@ def test_scale_equivariance_is_learnt_where_it_is_asked_for(vae, flowers):
     assert shares[1] > shares[0] + 0.2, shares
 
 
+@pytest.mark.slow
 def test_a_decoder_that_saw_wrong_latents_decodes_them_better(vae, flowers):
     draw = torch.Generator().manual_seed(1)
     found = []
