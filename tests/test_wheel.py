@@ -55,6 +55,7 @@ def run(command, folder, status=0):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_wheel_in_an_empty_folder_trains_the_quickstart_samples_and_looks(installed, tmp_path):
     code = (
         "import ldm, autoencoder as a, pipelines as p; print(ldm.__file__, a.__file__, p.__file__)"
