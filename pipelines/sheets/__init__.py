@@ -1,1 +1,1 @@
-"""Pictures side by side, with their captions."""
+"""Pictures with their captions, and pages of charts and tables."""
