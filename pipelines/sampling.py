@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from autoencoder.latents import downsampling, scaled_decode
 from ldm.conditions.conditioner import Conditioner
 from ldm.core.errors import UserError
-from ldm.diffusion.plane import Network
+from ldm.diffusion.brownian import brownian
+from ldm.diffusion.plane import Level, Network, Noise
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.models.networks import kind_of
 from ldm.models.view import view
@@ -210,7 +211,7 @@ class Sampling(Watched):
             start.x,
             steps,
             sampler=sampler,
-            noise=draw,
+            noise=self._noise(sampler, draw, start.levels, bool(options.get("brownian"))),
             levels=start.levels,
             wrap=start.wrap,
             **solver,
@@ -220,6 +221,16 @@ class Sampling(Watched):
             x = start.finish(x)
         images = self.images(x, output_type)
         return images if options.get("return_dict", True) else (images.images, None)
+
+    def _noise(self, sampler: str | None, draw: Draws, levels: list[Level], motion: bool) -> Noise:
+        """The draw of each step down these levels, its own or that of a Brownian motion."""
+        chosen = SAMPLERS[name := sampler or self.spec.sampler]
+        if motion and chosen.noise and not chosen.paired:
+            raise UserError(
+                f"sampler {name} does not draw its noise for a step from one level to the next, as "
+                "brownian=True has it: leave that out, or take euler_ancestral or dpmpp_2m_sde"
+            )
+        return brownian(draw.motion(), levels) if motion else draw
 
     def _walk(self, states: Iterator[Tensor], start: Begin, call: Call, options: Options) -> Tensor:
         """Draw every state from a sampler, with progress bar and callback; returns the last."""

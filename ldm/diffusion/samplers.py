@@ -28,6 +28,7 @@ class Sampler:
 
     solve: Solver
     noise: bool = False  # whether it draws any, its options being these
+    paired: bool = False  # a draw is of a step from one level to the next, as `brownian` needs
     options: Mapping[str, Any] = field(default_factory=dict)  # where not the solver's defaults
     rederive: bool = True  # where x̂0 is clipped ε̂ follows from it; DDIM's stays
     takes_eta: bool = False  # an `eta` told to any sampler is for this one, as in diffusers
@@ -227,13 +228,13 @@ def consistency(
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "ddpm": Sampler(ddpm, noise=True),
-    "ddim": Sampler(ancestral, rederive=False, takes_eta=True),
-    "euler": Sampler(ancestral),
-    "euler_ancestral": Sampler(ancestral, noise=True, options={"eta": 1.0}),
+    "ddpm": Sampler(ddpm, noise=True, paired=True),
+    "ddim": Sampler(ancestral, paired=True, rederive=False, takes_eta=True),
+    "euler": Sampler(ancestral, paired=True),
+    "euler_ancestral": Sampler(ancestral, noise=True, paired=True, options={"eta": 1.0}),
     "heun": Sampler(heun),
-    "dpmpp_2m": Sampler(dpmpp_2m),
-    "dpmpp_2m_sde": Sampler(dpmpp_2m, noise=True, options={"eta": 1.0}),
+    "dpmpp_2m": Sampler(dpmpp_2m, paired=True),
+    "dpmpp_2m_sde": Sampler(dpmpp_2m, noise=True, paired=True, options={"eta": 1.0}),
     "unipc": Sampler(unipc),
     "consistency": Sampler(consistency, noise=True),
     "langevin": Sampler(langevin, noise=True),

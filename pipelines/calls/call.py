@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     guidance_interval: tuple[float, float] | None  # of σ/α, in which guidance acts
     seed: Seeds  # s gives the i-th image of the call the seed s + i
     sampler: str | None  # a name in SAMPLERS
+    brownian: bool  # noise of two levels, not of a step: little changes with their number
 
 
 CHANGEABLE = ("latents", "prompt_embeds", "negative_prompt_embeds")  # by a callback

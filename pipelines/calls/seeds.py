@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from ldm.core.brownian import brownian
 from ldm.core.errors import UserError
+from ldm.diffusion.brownian import Motion
 from pipelines.calls.defaults import whole
 
 LEAST, MOST = -(2**63), 2**64 - 1  # what torch takes for a seed
@@ -77,3 +79,16 @@ class Draws:
             ]
             noise = torch.cat(each)
         return noise.to(self.device)
+
+    def motion(self) -> Motion:
+        """A Brownian motion for each image, after the next number of its generator."""
+        source = self.source
+        each = [source] * self.count if isinstance(source, Generator) else source
+        keys = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in each]
+
+        def moved(s: float, t: float) -> Tensor:
+            """(count, *shape), float32."""
+            some = [brownian(self.shape, s, t, key, "sampling") for key in keys]
+            return torch.stack(some).to(self.device)
+
+        return moved

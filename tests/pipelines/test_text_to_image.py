@@ -163,6 +163,23 @@ def test_eta_adds_noise_to_ddim_only_as_in_diffusers(pipe, caplog):
     assert "sampler heun takes no notice of it" in caplog.text
 
 
+def test_noise_of_a_brownian_motion_is_an_images_own_and_changes_little_with_the_steps(pipe):
+    def sample(prompt="a rose", steps=20, **options):
+        call = {"sampler": "dpmpp_2m_sde", "guidance_scale": 1.0, **options}
+        return latents(pipe, prompt, num_inference_steps=steps, **call)
+
+    def apart(**options):
+        few, many = (sample(steps=n, seed=5, **options) for n in (6, 12))
+        return float((few - many).norm())
+
+    assert apart(brownian=True) < 0.5 * apart()
+    both = sample(["a rose", "a rose"], 2, seed=5, brownian=True)
+    alone = sample(steps=2, seed=6, brownian=True)
+    torch.testing.assert_close(both[1:], alone, rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match="take euler_ancestral"):
+        sample(steps=2, sampler="langevin", brownian=True)
+
+
 def test_float32_arithmetic_around_a_bfloat16_network_drifts_less_than_stock():
     exact, pipe = tiny_pipeline(), tiny_pipeline().to(torch.bfloat16)
     stock = stock_pipeline(DDIMScheduler(**SD_BETAS, timestep_spacing="trailing"), "joint")
