@@ -13,6 +13,8 @@ from ldm.core.errors import UserError
 from ldm.core.files import sha256
 from pipelines.calls.defaults import DEFAULTS_FILE
 
+INDEX = "model_index.json"  # what makes a folder a pipeline: it goes first and comes last
+OWN = "_defaults"  # in the index of a folder that has an ldm.json; private, so skipped by diffusers
 FILES = "files"  # their key in ldm.json; folders of other people and of older versions lack it
 _VARIANT = re.compile(r"model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 _BY_HAND = ".json"  # what people edit; weights and vocabularies they do not
@@ -76,10 +78,16 @@ def refuse_mixed(folder: Path, sums: Mapping[str, str]) -> None:
         )
 
 
-def _refusal(folder: Path, fault: str) -> str:
+def refuse_lost(folder: Path, index: Mapping[str, Any]) -> None:
+    """Raise UserError where the folder's index says that an ldm.json belongs to it, now gone."""
+    if OWN in index and not (folder / DEFAULTS_FILE).is_file():
+        raise UserError(_refusal(folder, f"{DEFAULTS_FILE} is missing", OWN, INDEX))
+
+
+def _refusal(folder: Path, fault: str, key: str = FILES, file: str = DEFAULTS_FILE) -> str:
     return (
         f"{folder} is not as it was exported: {fault}; export it again (the training command does, "
-        f"and `ldm export`), or, if that was meant, remove {FILES!r} from its {DEFAULTS_FILE}"
+        f"and `ldm export`), or, if that was meant, remove {key!r} from its {file}"
     )
 
 

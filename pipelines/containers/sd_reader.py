@@ -19,9 +19,8 @@ from ldm.models.weights import chosen, load_part, refuse_a_file, variants
 from ldm.schedulers.spec import Spec
 from ldm.schedulers.stock import as_stock_reads
 from pipelines.calls.defaults import DEFAULTS_FILE, EMA_LENGTH, STOCK_DEFAULTS, StockDefaults
-from pipelines.containers.fingerprints import FILES, recorded, refuse_mixed
+from pipelines.containers.fingerprints import FILES, INDEX, recorded, refuse_lost, refuse_mixed
 
-INDEX = "model_index.json"
 # The same parts under another class; an inpainting U-Net has more input channels and is told so.
 CLASSES = (
     "StableDiffusionPipeline",
@@ -64,6 +63,7 @@ def load(
     index = _json(place / INDEX)
     if (kind := index.get("_class_name")) not in CLASSES:
         raise UserError(f"{name} is a {kind}; this reads {CLASSES[0]} folders")
+    refuse_lost(place, index)
     defaults, spec = _own(place, local)
     if (scheduler := given.get("scheduler")) is not None:
         spec = Spec.from_diffusers(scheduler_config(scheduler), sampler)

@@ -20,7 +20,7 @@ from ldm.models.unet import UNET
 from ldm.schedulers.spec import Spec
 from ldm.schedulers.stock import export_refusal, stock_scheduler
 from pipelines.calls.defaults import DEFAULTS_FILE, STOCK_DEFAULTS, Defaults
-from pipelines.containers.fingerprints import FILES, earlier, fingerprints
+from pipelines.containers.fingerprints import FILES, INDEX, OWN, earlier, fingerprints
 
 # in stock pipelines, which want a scheduler where here a Spec decides
 PLACEHOLDER: dict[str, Any] = {
@@ -28,7 +28,6 @@ PLACEHOLDER: dict[str, Any] = {
     "clip_sample": False,
     "steps_offset": 1,
 }
-INDEX = "model_index.json"  # what makes a folder a pipeline: it goes first and comes last
 
 
 def unfit(vae: Any, network: Any, spec: Spec, num_inference_steps: int | None = None) -> str | None:
@@ -78,10 +77,11 @@ def save(
             write_text(new / "scheduler" / "scheduler_config.json", text)
         else:
             shutil.rmtree(new / "scheduler")
-            index = json.loads((new / INDEX).read_text())
-            index["scheduler"] = [None, None]  # stock diffusers then stops, not to sample wrongly
-            write_text(new / INDEX, json.dumps(index, indent=2) + "\n")
             said["spec"] = spec.to_json()
+        index = json.loads((new / INDEX).read_text()) | {OWN: DEFAULTS_FILE}
+        if not stock:
+            index["scheduler"] = [None, None]  # stock diffusers then stops, not to sample wrongly
+        write_text(new / INDEX, json.dumps(index, indent=2) + "\n")
         _same_each_time(new)
         _for_transformers_4(new)
         said[FILES] = {**other_variants, **fingerprints(new)}

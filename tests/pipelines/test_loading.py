@@ -30,12 +30,20 @@ from pipelines.text_to_image import TextToImagePipeline
 CLASS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
 
+def anothers(folder):
+    """As somebody else's folder is: nothing says which files belong together."""
+    (folder / "ldm.json").unlink()
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["_defaults"]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     tiny_pipeline("joint").save_pretrained(folder)
-    (folder / "ldm.json").unlink()  # somebody else's: nothing says which files belong together
-    return folder
+    return anothers(folder)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +51,7 @@ def small(tmp_path_factory):
     """Another, whose tokenizer is sooner loaded."""
     folder = tmp_path_factory.mktemp("small")
     tiny_pipeline("class").save_pretrained(folder)
-    (folder / "ldm.json").unlink()
-    return folder
+    return anothers(folder)
 
 
 def edited(source, target, change):

@@ -133,6 +133,14 @@ def test_a_folder_without_fingerprints_loads_as_before(exports, tmp_path):
     assert TextToImagePipeline.from_pretrained(place).defaults.num_inference_steps == 3
 
 
+def test_a_folder_that_has_lost_its_defaults_is_refused(exports, tmp_path):
+    """Or it would sample with diffusers' 50 steps and guidance of 7.5, in silence."""
+    place = shutil.copytree(exports[0], tmp_path / "pipeline")
+    (place / "ldm.json").unlink()
+    with pytest.raises(UserError, match=r"ldm\.json is missing; export it again"):
+        TextToImagePipeline.from_pretrained(place)
+
+
 def test_files_outside_the_folder_are_no_files_of_it(exports, tmp_path):
     place = shutil.copytree(exports[0], tmp_path / "pipeline")
     (place / "ldm.json").write_text('{"files": {"../outside": "0"}}')
