@@ -113,7 +113,7 @@ class Trainer:
                 size = (min(self.options.batch, count - start), *self.contestant.shape)
                 x = torch.randn(size, generator=generator).to(self.device)
                 for state in ancestral(denoiser(self.network, self.schedule, FLOW), x, levels):
-                    x = state
+                    x = state.x
                 images.append(as_bytes(self.contestant.pixels(x)).cpu())
         return torch.cat(images)
 

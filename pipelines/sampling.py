@@ -12,7 +12,7 @@ from autoencoder.latents import downsampling, scaled_decode
 from ldm.conditions.conditioner import Conditioner
 from ldm.core.errors import UserError
 from ldm.diffusion.brownian import brownian
-from ldm.diffusion.plane import Level, Network, Noise
+from ldm.diffusion.plane import Level, Network, Noise, State
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.models.networks import kind_of
 from ldm.models.view import view
@@ -232,7 +232,7 @@ class Sampling(Watched):
             )
         return brownian(draw.motion(), levels) if motion else draw
 
-    def _walk(self, states: Iterator[Tensor], start: Begin, call: Call, options: Options) -> Tensor:
+    def _walk(self, states: Iterator[State], start: Begin, call: Call, options: Options) -> Tensor:
         """Draw every state from a sampler, with progress bar and callback; returns the last."""
         callback, x = options.get("callback_on_step_end"), start.x
         if callback is not None and not callable(callback):
@@ -247,7 +247,8 @@ class Sampling(Watched):
             )
         bar = {"total": call.steps, "unit": "step", "leave": False} | self._progress
         with self._watched(call), tqdm(**bar) as progress:
-            for index, (level, x) in enumerate(zip(start.levels[:-1], states, strict=True)):
+            for index, (level, state) in enumerate(zip(start.levels[:-1], states, strict=True)):
+                x = state.x
                 progress.update()
                 if callback is not None:
                     given = {name: call.changeable(x)[name] for name in names}

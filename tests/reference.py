@@ -125,5 +125,5 @@ def our_loop(spec: Spec, net: Network, noise: Tensor, steps: int, z: list[Tensor
         return net(x, float(spec.schedule.label(level.t)))
 
     x = spec.initial(noise)
-    *_, x = spec.sample(call, x, steps, noise=lambda i: z[i], **options)
+    *_, (x, _, _) = spec.sample(call, x, steps, noise=lambda i: z[i], **options)
     return x

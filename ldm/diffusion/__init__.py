@@ -8,7 +8,7 @@ network becomes a denoiser, and whatever changes a denoiser gives another one. I
 
     denoise = denoiser(network, schedule, prediction)
     levels = GRIDS["trailing"](schedule, 20)
-    *_, x0 = SAMPLERS["dpmpp_2m"](denoise, noise, levels)
+    *_, end = SAMPLERS["dpmpp_2m"](denoise, noise, levels)  # a State a step; end.x is x0
 
 `network(x, level)` is any function; torch is all that this package imports.
 """
@@ -27,6 +27,7 @@ from ldm.diffusion.plane import (
     Network,
     Noise,
     Prediction,
+    State,
     noised,
     resolve,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "Prediction",
     "Sampler",
     "Schedule",
+    "State",
     "cfg",
     "clamp",
     "denoiser",

@@ -43,6 +43,14 @@ class Estimate(NamedTuple):
     var: Tensor | None = None
 
 
+class State(NamedTuple):
+    """Where a sampler is after a step."""
+
+    x: Tensor  # what it goes on from, also where somebody changes it in place
+    level: Level  # of x
+    estimate: Estimate | None  # what the denoiser first said in this step, if it was asked
+
+
 Network = Callable[[Tensor, Level], Tensor]  # (x, level) -> F, conditioning already bound
 Denoiser = Callable[[Tensor, Level], Estimate]
 Noise = Callable[[int], Tensor]  # step -> its standard normal draw, like x

@@ -1,4 +1,4 @@
-"""Solvers: generators that walk down a list of noise levels and yield x after each step.
+"""Solvers: generators that walk down a list of noise levels and yield a State after each step.
 
 x is at levels[0] and ends at levels[-1]. `noise(i)` gives the standard normal draw of step i, like
 x, so that each image can have a seed of its own; deterministic solvers ignore it.
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ldm.diffusion.denoise import drawn, rederived
 from ldm.diffusion.langevin import langevin, predictor_corrector
-from ldm.diffusion.plane import Denoiser, Estimate, Level, Noise, fit, posterior, step
+from ldm.diffusion.plane import Denoiser, Estimate, Level, Noise, State, fit, posterior, step
 
 PURE_NOISE = 1e-3  # α; above what stands in for 0 (2⁻¹²), below the noisiest of EDM's (1/80)
 
-Solver = Callable[..., Iterator[Tensor]]  # (denoiser, x, levels, noise=None, **options)
+Solver = Callable[..., Iterator[State]]  # (denoiser, x, levels, noise=None, **options)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Sampler:
         levels: Sequence[Level],
         noise: Noise | None = None,
         **options: Any,
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[State]:
         return self.solve(denoiser, x, levels, noise=noise, **{**self.options, **options})
 
     @property
@@ -74,7 +74,7 @@ def ancestral(
     levels: Sequence[Level],
     noise: Noise | None = None,
     eta: float = 0.0,
-) -> Iterator[Tensor]:
+) -> Iterator[State]:
     """Fresh noise of standard deviation η·√β̃ at each step (DDIM eq. 16).
 
     η = 0 is DDIM, which is Euler's method on the probability flow of every path, also a flow
@@ -82,8 +82,9 @@ def ancestral(
     """
     for i, (a, b) in enumerate(pairwise(levels)):
         std = eta * posterior(a, b)[0].sqrt()
-        x = step(denoiser(x, a), b, std, _fresh(std, noise, i))
-        yield x
+        estimate = denoiser(x, a)
+        x = step(estimate, b, std, _fresh(std, noise, i))
+        yield State(x, b, estimate)
 
 
 def ddpm(
@@ -92,7 +93,7 @@ def ddpm(
     levels: Sequence[Level],
     noise: Noise | None = None,
     variance: str = "small",
-) -> Iterator[Tensor]:
+) -> Iterator[State]:
     """Draw from p(x_b | x_a) around the posterior mean (DDPM eq. 7); no noise on the last step.
 
     `variance` is small (β̃), large (β) or learned (between them, Improved DDPM eq. 15).
@@ -103,7 +104,7 @@ def ddpm(
         x = step(estimate, b, small.sqrt())
         if (z := _fresh(small, noise, i)) is not None:
             x = x + spread(estimate, small, large, variance) * z
-        yield x
+        yield State(x, b, estimate)
 
 
 def spread(estimate: Estimate, small: Tensor, large: Tensor, variance: str) -> Tensor:
@@ -119,7 +120,7 @@ def spread(estimate: Estimate, small: Tensor, large: Tensor, variance: str) -> T
 
 def heun(
     denoiser: Denoiser, x: Tensor, levels: Sequence[Level], noise: Noise | None = None
-) -> Iterator[Tensor]:
+) -> Iterator[State]:
     """Heun's second-order method (Karras et al. 2022, algorithm 1), two evaluations a step.
 
     Its error depends on the frame y = x/s, u = σ/s in which the slope is averaged: s = α for VP and
@@ -141,7 +142,7 @@ def heun(
             mean = (slope(first) + slope(denoiser(ahead, b))) / 2
             du = b.sigma / s_b - a.sigma / s_a
             x = fit(s_b / s_a, x) * x + fit(s_b * du, x) * mean
-        yield x
+        yield State(x, b, first)
 
 
 def dpmpp_2m(
@@ -151,7 +152,7 @@ def dpmpp_2m(
     noise: Noise | None = None,
     eta: float = 0.0,
     lower_order_final: bool = True,
-) -> Iterator[Tensor]:
+) -> Iterator[State]:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): `ancestral` with x̂0 extrapolated in log-SNR.
 
     η = 0 is the ODE solver, η = 1 the SDE one. First-order on the first step, on a last step that
@@ -159,7 +160,8 @@ def dpmpp_2m(
     """
     last, before = len(levels) - 2, None
     for i, (a, b) in enumerate(pairwise(levels)):
-        x0 = ahead = denoiser(x, a).x0
+        believed = denoiser(x, a)
+        x0 = ahead = believed.x0
         h = (b.log_snr - a.log_snr) / 2
         first_order = i == last and (b.sigma == 0 or lower_order_final)
         if before is not None and not first_order:
@@ -167,7 +169,7 @@ def dpmpp_2m(
         std = eta * posterior(a, b)[0].sqrt()
         estimate = Estimate(ahead, rederived(x, ahead, a))
         x, before = step(estimate, b, std, _fresh(std, noise, i)), (h, x0)
-        yield x
+        yield State(x, b, believed)
 
 
 def unipc(
@@ -176,7 +178,7 @@ def unipc(
     levels: Sequence[Level],
     noise: Noise | None = None,
     lower_order_final: bool = True,
-) -> Iterator[Tensor]:
+) -> Iterator[State]:
     """UniPC of order 2 with B₂(h), data prediction (Zhao et al. 2023); one evaluation a step.
 
     Its predictor is DPM-Solver++(2M); x̂0 at the level reached then corrects the step that led
@@ -185,7 +187,8 @@ def unipc(
     steps = len(levels) - 1
     known: list[tuple[Level, Tensor, Tensor]] = []  # levels with their corrected x and x̂0
     for i, (a, b) in enumerate(pairwise(levels)):
-        x0 = denoiser(x, a).x0
+        believed = denoiser(x, a)
+        x0 = believed.x0
         if known:
             x = _corrected(known, a, x0, min(2, i, steps - i + 1 if lower_order_final else 2))
         ahead = x0
@@ -194,7 +197,7 @@ def unipc(
             ahead = x0 + fit((b.log_snr - a.log_snr) / (a.log_snr - s.log_snr) / 2, x) * (x0 - x0_s)
         known = [*known[-1:], (a, x, x0)]
         x = step(Estimate(ahead, rederived(x, ahead, a)), b, torch.zeros_like(b.sigma))
-        yield x
+        yield State(x, b, believed)
 
 
 def _corrected(
@@ -217,14 +220,15 @@ def _corrected(
 
 def consistency(
     denoiser: Denoiser, x: Tensor, levels: Sequence[Level], noise: Noise | None = None
-) -> Iterator[Tensor]:
+) -> Iterator[State]:
     """Multistep consistency sampling: x̂0, noised afresh (Song et al. 2023, algorithm 1).
 
     With the `boundary` that latent consistency models are trained with, this is LCM's sampler.
     """
     for i, (a, b) in enumerate(pairwise(levels)):
-        x = step(denoiser(x, a), b, b.sigma, _fresh(b.sigma, noise, i))
-        yield x
+        estimate = denoiser(x, a)
+        x = step(estimate, b, b.sigma, _fresh(b.sigma, noise, i))
+        yield State(x, b, estimate)
 
 
 SAMPLERS: dict[str, Sampler] = {

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.diffusion.denoise import drawn
-from ldm.diffusion.plane import Denoiser, Level, Noise
+from ldm.diffusion.plane import Denoiser, Level, Noise, State
 from ldm.diffusion.samplers import PURE_NOISE, SAMPLERS, Sampler, ancestral
 from ldm.diffusion.schedules import Schedule
 
@@ -40,15 +40,16 @@ def stock_ddim(
     levels: Sequence[Level],
     noise: Noise | None = None,
     eta: float = 0.0,
-) -> Iterator[Tensor]:
+) -> Iterator[State]:
     """DDIM whose steps end on `targets`, where the next one does not start from them."""
     for i, (a, b) in enumerate(zip(levels[:-1], targets, strict=True)):
 
         def draw(_: int, i: int = i) -> Tensor:
             return drawn(noise, i)
 
-        (x,) = ancestral(denoiser, x, (a, b), draw, eta)
-        yield x
+        (state,) = ancestral(denoiser, x, (a, b), draw, eta)
+        x = state.x
+        yield state
 
 
 def few_steps(name: str | None, sampler: Sampler, options: Options, steps: int) -> Options:

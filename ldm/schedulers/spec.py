@@ -11,24 +11,17 @@ import torch
 from torch import Tensor
 
 from ldm.core.errors import UserError
+from ldm.diffusion import Denoiser
 from ldm.diffusion.denoise import boundary, check, clamp, denoiser, threshold
 from ldm.diffusion.grids import split
 from ldm.diffusion.learned import Learned
-from ldm.diffusion.plane import PREDICTIONS, Denoiser, Level, Network, Noise, Prediction, clean, edm
+from ldm.diffusion.plane import PREDICTIONS, Level, Network, Noise, Prediction, State, clean, edm
 from ldm.diffusion.samplers import SAMPLERS, Solver
 from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedule, tabulated
+from ldm.schedulers import quirks
 from ldm.schedulers.another import LEARNED, read_for
 from ldm.schedulers.given import refuse_process
 from ldm.schedulers.kept import refuse_loss
-from ldm.schedulers.quirks import (
-    CHOSEN,
-    ddim_targets,
-    few_steps,
-    refuse_first_label,
-    refuse_quirks,
-    refuse_twins,
-    stock_ddim,
-)
 from ldm.schedulers.reader import read_scheduler
 from ldm.schedulers.spacings import GRIDS
 from ldm.schedulers.table import Options, spacing, start
@@ -108,7 +101,7 @@ class Spec:
         except ValueError as error:
             raise UserError(str(error)) from None
         both_ends = self.start == "sigma" or (self.start == "marginal" and self.grid != "edm")
-        both_ends = both_ends or (self.grid in CHOSEN and self.final == "first")
+        both_ends = both_ends or (self.grid in quirks.CHOSEN and self.final == "first")
         noisy = "trailing" in (self.grid, self.grid_args.get("between"))
         if num_inference_steps == 1 and both_ends and not noisy:
             raise UserError(f"grid {self.grid} has two ends: take at least 2 sampling steps")
@@ -164,8 +157,8 @@ class Spec:
         levels: Sequence[Level] | None = None,
         wrap: Callable[[Denoiser], Denoiser] | None = None,
         **options: Any,
-    ) -> Iterator[Tensor]:
-        """Yield x after each step, from x at the first level.
+    ) -> Iterator[State]:
+        """Yield the State after each step, from x at the first level.
 
         `levels` replaces the grid's; `wrap` turns the denoiser into another one (steering,
         inpainting); `options` and another `sampler` replace this Spec's own.
@@ -175,12 +168,12 @@ class Spec:
         options = {**(self.sampler_args if name == self.sampler else {}), **options}
         visited = self.levels(num_inference_steps) if levels is None else levels
         stock = stock_class(name, self.schedule_name)
-        options |= few_steps(stock, SAMPLERS[name], options, len(visited) - 1)
+        options |= quirks.few_steps(stock, SAMPLERS[name], options, len(visited) - 1)
         laid = name == self.sampler and self.grid in ("leading", "trailing", "linspace")
         if laid and stock == "DDIMScheduler":
             own = self.levels(num_inference_steps)
-            if targets := ddim_targets(self.schedule, self._visited, own, visited):
-                solve = partial(stock_ddim, targets)
+            if targets := quirks.ddim_targets(self.schedule, self._visited, own, visited):
+                solve = partial(quirks.stock_ddim, targets)
         denoise = self.denoiser(network, name)
         return solve(wrap(denoise) if wrap else denoise, x, visited, noise=noise, **options)
 
@@ -244,7 +237,7 @@ class Spec:
             spec = cls(**read_scheduler(config), source=dict(config))._checked()
             if spec.schedule.steps > 3:
                 some, steps = spec._some_levels(), spec.schedule.steps
-                refuse_quirks(config["_class_name"], asdict(spec), some, steps)
+                quirks.refuse_quirks(config["_class_name"], asdict(spec), some, steps)
             return spec
         known = _named(SAMPLERS, sampler, "sampler").defaults
         fields = read_for(config, sampler)
@@ -269,10 +262,10 @@ class Spec:
                 return dict(self.source)
         config = write_scheduler(asdict(self), self._visited)
         name, some = config["_class_name"], self._some_levels()
-        refuse_quirks(name, asdict(self), some, self.schedule.steps)
-        refuse_twins(name, asdict(self), some)
+        quirks.refuse_quirks(name, asdict(self), some, self.schedule.steps)
+        quirks.refuse_twins(name, asdict(self), some)
         back = Spec.from_diffusers(config)
-        refuse_first_label(name, self.grid_args, back.grid_args)
+        quirks.refuse_first_label(name, self.grid_args, back.grid_args)
         refuse_loss(name, asdict(self), asdict(back))
         tried(self, config, num_inference_steps)
         return config

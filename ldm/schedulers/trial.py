@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ldm.core.errors import UserError
-from ldm.diffusion.plane import Level, Prediction, fit
+from ldm.diffusion.plane import Level, Prediction, State, fit
 from ldm.diffusion.schedules import Schedule, interpolate
 
 ERROR = 5e-4  # of a sample's size; diffusers' float32 tables alone make up to 3e-4
@@ -36,7 +36,7 @@ class Process(Protocol):
     def initial(self, noise: Tensor) -> Tensor: ...
     def sample(
         self, network: Any, x: Tensor, num_inference_steps: int, *, noise: Any = None
-    ) -> Iterator[Tensor]: ...
+    ) -> Iterator[State]: ...
 
 
 Told = Callable[[Tensor, float], Tensor]  # (x as the network gets it, label) -> F
@@ -110,8 +110,8 @@ def our_samples(
     def call(x: Tensor, level: Level) -> Tensor:
         return network(x, float(spec.schedule.label(level.t)))
 
-    *_, x = spec.sample(call, spec.initial(noise), steps, noise=lambda i: draws[i])
-    return x
+    *_, end = spec.sample(call, spec.initial(noise), steps, noise=lambda i: draws[i])
+    return end.x
 
 
 def listening(network: Told, heard: list[float]) -> Told:

@@ -14,8 +14,6 @@ from ldm.diffusion.grids import split
 from ldm.diffusion.loss import WEIGHTINGS
 from ldm.diffusion.plane import (
     EPS,
-    Denoiser,
-    Estimate,
     Level,
     Network,
     Noise,
@@ -128,7 +126,7 @@ def _one_dimension(subject: Subject) -> list[str]:
     times = torch.linspace(1, 0, 201, dtype=torch.float64)
     start = torch.special.ndtri(torch.linspace(0.03, 0.97, 17, dtype=torch.float64))[:, None]
     states = SAMPLERS["heun"](mixture(points, variance), start, split(schedule.level(times)))
-    paths = torch.stack([start, *states])[..., 0]  # (times, 17)
+    paths = torch.stack([start, *(state.x for state in states)])[..., 0]  # (times, 17)
     threads = [Series("", times.tolist(), path.tolist()) for path in paths.T]
     return [
         *_section(
@@ -190,19 +188,13 @@ def _weightings(subject: Subject) -> list[str]:
 def _recorded(
     subject: Subject, sampler: str, network: Network, x: Tensor, noise: Noise
 ) -> tuple[list[tuple[Level, Tensor, Tensor]], Tensor]:
-    """(level, x, x̂0) of each call that a sampler makes of its denoiser, and its result."""
+    """(level, x, x̂0) at the beginning of each step of a sampler, and its result."""
     seen: list[tuple[Level, Tensor, Tensor]] = []
-
-    def record(denoise: Denoiser) -> Denoiser:
-        def recorder(x: Tensor, level: Level) -> Estimate:
-            estimate = denoise(x, level)
-            seen.append((level, x, estimate.x0))
-            return estimate
-
-        return recorder
-
-    for state in subject.spec.sample(network, x, STEPS, sampler=sampler, noise=noise, wrap=record):
-        x = state
+    level = subject.spec.levels(STEPS)[0]
+    for state in subject.spec.sample(network, x, STEPS, sampler=sampler, noise=noise):
+        assert state.estimate is not None
+        seen.append((level, x, state.estimate.x0))
+        x, level = state.x, state.level
     return seen, x
 
 

@@ -29,7 +29,7 @@ def solved(name, denoise, schedule, n):
         levels = split(schedule.level(torch.linspace(0.9, 0.2, n + 1, dtype=torch.float64)))
     a, b = levels[0], levels[-1]
     x = a.alpha * MEAN + torch.hypot(a.alpha, a.sigma) * WHITE
-    *_, end = SAMPLERS[name](denoise, x, levels)
+    *_, (end, _, _) = SAMPLERS[name](denoise, x, levels)
     return end, flow_map(MEAN, COVARIANCE, x, a, b)
 
 
@@ -75,7 +75,9 @@ def test_second_order_pays_from_pure_noise_to_clean_data(name, schedule):
     right = flow_map(MEAN, COVARIANCE, WHITE, levels[0], levels[-1])
     errors = []
     for solver in ("ddim", name):
-        *_, end = SAMPLERS[solver](denoiser(as_network(EXACT, V), schedule, V), WHITE, levels)
+        *_, (end, _, _) = SAMPLERS[solver](
+            denoiser(as_network(EXACT, V), schedule, V), WHITE, levels
+        )
         errors.append((end - right).abs().max())
     assert errors[1] < errors[0] / 7
 
@@ -91,7 +93,7 @@ def test_what_a_network_errs_by_at_pure_noise_is_not_multiplied(name, floor):
         return Estimate(x0, rederived(x, x0, level))
 
     levels = GRIDS["trailing"](schedule, 10)
-    right, off = ([*SAMPLERS[name](d, WHITE, levels)][-1] for d in (EXACT, wrong))
+    right, off = ([*SAMPLERS[name](d, WHITE, levels)][-1].x for d in (EXACT, wrong))
     assert 0 < (off - right).abs().max() < 0.001
 
 
@@ -117,7 +119,7 @@ def end_law(sampler, levels):
         return EXACT(x, level)._replace(var=torch.zeros_like(x))
 
     def sample(z, noise):
-        *_, x = sampler(with_var, mean + z @ factor.T, levels, noise=noise)
+        *_, (x, _, _) = sampler(with_var, mean + z @ factor.T, levels, noise=noise)
         return x
 
     found_mean, found = law(sample, D, len(levels) - 1)
@@ -148,7 +150,7 @@ def test_consistency_sampling_is_exact_with_a_consistency_function(steps):
         return EXACT(x, level)._replace(x0=x0)
 
     def sample(z, noise):
-        *_, x = SAMPLERS["consistency"](consistent, z, levels, noise=noise)
+        *_, (x, _, _) = SAMPLERS["consistency"](consistent, z, levels, noise=noise)
         return x
 
     levels = GRIDS["trailing"](Flow(), steps)
@@ -189,7 +191,7 @@ def p_value(a, b, permutations=199):
 
 def samples(sampler, n, seed=0, **options):
     levels = GRIDS["trailing"](Flow(), n)
-    *_, x = sampler(MODES, normal(seed), levels, noise=lambda i: normal(seed, i), **options)
+    *_, (x, _, _) = sampler(MODES, normal(seed), levels, noise=lambda i: normal(seed, i), **options)
     return x
 
 
@@ -217,5 +219,5 @@ def test_the_two_sample_test_refuses_too_few_steps():
 def test_deterministic_samples_of_a_mixture_pass_the_two_sample_test():
     levels = GRIDS["trailing"](Flow(), 100)
     for name in ("ddim", "heun", "dpmpp_2m", "unipc"):
-        *_, x = SAMPLERS[name](MODES, normal(2), levels)
+        *_, (x, _, _) = SAMPLERS[name](MODES, normal(2), levels)
         assert p_value(data(3), x) > 0.01

@@ -45,7 +45,7 @@ def test_samplers(name, schedule):
         denoise = threshold(clamp(boundary(denoiser(network, made, V), made)), largest=2.0)
         levels, x = GRIDS["trailing"](made, 6), X.to(device)
         noise = [z.to(device) for z in Z]
-        return list(SAMPLERS[name](denoise, x, levels, noise=lambda i: noise[i], **options))[-1]
+        return list(SAMPLERS[name](denoise, x, levels, noise=lambda i: noise[i], **options))[-1].x
 
     on_both(sample)
 

@@ -162,7 +162,7 @@ def test_steering_by_the_true_classifier_is_the_posteriors_denoiser(t):
 def test_steered_samples_are_the_posteriors():
     levels = GRIDS["trailing"](SCHEDULE, 50)
     steered, exact = (
-        list(SAMPLERS["dpmpp_2m"](d, POINTS, levels))[-1]
+        list(SAMPLERS["dpmpp_2m"](d, POINTS, levels))[-1].x
         for d in (steer(PRIOR_DENOISER, log_likelihood), POSTERIOR_DENOISER)
     )
     torch.testing.assert_close(steered, exact)

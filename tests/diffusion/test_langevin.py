@@ -33,7 +33,7 @@ def variance_ratios(sampler, levels, draws, **options):
     factor = torch.linalg.cholesky(covariance)
 
     def sample(z, noise):
-        *_, x = sampler(EXACT, mean + z @ factor.T, levels, noise, **options)
+        *_, (x, _, _) = sampler(EXACT, mean + z @ factor.T, levels, noise, **options)
         return x
 
     mean_found, found = law(sample, D, draws)
@@ -53,9 +53,10 @@ def test_stationary_law_of_the_langevin_step(name, size):
     mean, covariance = marginal(MEAN, COVARIANCE, level)
     zero, unit = torch.zeros(1, D).double(), torch.eye(D).double()
     basis = torch.cat([zero, unit])
-    moved = langevin_step(EXACT, basis, level, size, torch.zeros_like(basis))
+    moved = langevin_step(EXACT(basis, level), basis, level, size, torch.zeros_like(basis))
     matrix, offset = (moved[1:] - moved[0]).T, moved[0]
-    noise = langevin_step(EXACT, zero.expand(D, D), level, size, unit) - moved[0]
+    zeros = zero.expand(D, D)
+    noise = langevin_step(EXACT(zeros, level), zeros, level, size, unit) - moved[0]
     spread = noise.T @ noise
     for _ in range(20):  # 2^20 steps by squaring: x → Ax + b twice, and its noise
         spread = spread + matrix @ spread @ matrix.T
@@ -89,7 +90,7 @@ def test_langevin_settles_on_both_modes_of_a_mixture():
     assert distance(x) > 0.3
     for _ in range(600):
         z = torch.randn(n, 1, generator=generator, dtype=torch.float64)
-        x = langevin_step(denoise, x, level, 0.03, z)
+        x = langevin_step(denoise(x, level), x, level, 0.03, z)
     assert distance(x) < 0.0257
 
 

@@ -132,7 +132,7 @@ def test_mean_of_the_reverse_step_in_its_noise_form():
     """μ_θ = (x_t - β_t/√(1-ᾱ_t)·ε̂)/√α_t (DDPM eq. 11), here as the sampler takes it."""
     x, guess = vector(0.5, -1.0, 2.0, 0.1), vector(0.3, -0.2, 1.0, 0.4)
     a, b = entry(STEPS, 2), entry(STEPS, 1)
-    (moved,) = ddpm(
+    ((moved, _, _),) = ddpm(
         lambda x, level: resolve(x, guess, level, EPS), x, [a, b], lambda i: torch.zeros_like(x)
     )
     lecture = (x - BETA[1] / math.sqrt(1 - ALPHA_BAR[1]) * guess) / math.sqrt(1 - BETA[1])

@@ -48,7 +48,7 @@ def model(levels, variance):
     """The law of x0 that DDPM makes of N(0, 1): what the ELBO bounds, for each x0."""
 
     def sample(z, noise):
-        *_, x = ddpm(EXACT, z, levels[:-1], noise, variance)
+        *_, (x, _, _) = ddpm(EXACT, z, levels[:-1], noise, variance)
         last = levels[-2]  # DDPM's L_0 gives x0 the variance β around x̂0
         return EXACT(x, last).x0 + posterior(last, levels[-1])[1].sqrt() * noise(len(levels) - 2)
 

@@ -27,7 +27,7 @@ def per_step(i):
 
 
 def end(name, denoise, levels, noise):
-    *_, x = SAMPLERS[name](denoise, X, levels, noise=noise(levels))
+    *_, (x, _, _) = SAMPLERS[name](denoise, X, levels, noise=noise(levels))
     return x
 
 

@@ -9,7 +9,7 @@ from ldm.diffusion.plane import fit
 
 FACE = (
     "GRIDS PREDICTIONS SAMPLERS SCHEDULES TIME_SAMPLERS WEIGHTINGS "
-    "Denoiser Estimate Level Network Noise Prediction Sampler Schedule "
+    "Denoiser Estimate Level Network Noise Prediction Sampler Schedule State "
     "cfg clamp denoiser denoising_loss elbo inpaint mixture noised ode_log_prob renoise resolve "
     "steer threshold"
 )
@@ -37,7 +37,7 @@ def test_a_sampler_takes_x_of_any_rank(name, shape):
         denoise = core.clamp(core.denoiser(network, SCHEDULE, V), 3.0)
         levels, options = core.GRIDS["trailing"](SCHEDULE, 4), FEW.get(name, {})
         states = core.SAMPLERS[name](denoise, view(X), levels, lambda i: view(Z[i]), **options)
-        return list(states)[-1]
+        return list(states)[-1].x
 
     found = sample(lambda z: z.reshape(shape))
     assert torch.equal(found, sample(lambda z: z).reshape(shape))

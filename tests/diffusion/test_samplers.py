@@ -23,7 +23,9 @@ FEW = {"langevin": {"corrections": 2}}
 
 
 def end(name, denoise=DENOISE, x=X, levels=LEVELS, z=Z, **options):
-    *_, x = SAMPLERS[name](denoise, x, levels, noise=lambda i: z[i], **options, **FEW.get(name, {}))
+    *_, (x, _, _) = SAMPLERS[name](
+        denoise, x, levels, noise=lambda i: z[i], **options, **FEW.get(name, {})
+    )
     return x
 
 
@@ -36,10 +38,13 @@ def test_a_sampler_yields_after_each_step_and_asks_for_nothing_ahead(name):
         return DENOISE(x, level)
 
     states = SAMPLERS[name](watch, X, LEVELS, noise=lambda i: Z[i], **FEW.get(name, {}))
-    next(states)
+    first = next(states)
     seen = len(calls)
+    told = DENOISE(X, next(level for level in LEVELS if level.t == calls[0]))
+    assert torch.equal(first.estimate.x0, told.x0) and torch.equal(first.estimate.eps, told.eps)
     assert seen <= 3
-    assert len(list(states)) == len(LEVELS) - 2
+    rest = list(states)
+    assert [state.level for state in rest] == LEVELS[2:]
     assert calls == sorted(calls, reverse=True)
     asked = SAMPLERS[name].asked(LEVELS, **FEW.get(name, {}))
     assert calls == [float(level.t) for level in asked]
@@ -62,7 +67,7 @@ def test_the_input_is_left_as_it_was(name):
 
 @pytest.mark.parametrize("name", sorted(set(SAMPLERS) - STOCHASTIC))
 def test_a_deterministic_sampler_needs_no_noise(name):
-    *_, x = SAMPLERS[name](DENOISE, X, LEVELS)
+    *_, (x, _, _) = SAMPLERS[name](DENOISE, X, LEVELS)
     assert torch.equal(x, end(name))
 
 
@@ -78,7 +83,7 @@ def test_a_stochastic_sampler_without_noise_says_so(name):
 def test_a_step_from_a_level_to_itself_changes_nothing(name, t):
     """Where x is what the denoiser believes; consistency sampling alone draws its noise anew."""
     level = SCHEDULE.level(torch.tensor(t, dtype=torch.float64))
-    (x,) = SAMPLERS[name](DENOISE, X, [level, level], noise=lambda i: Z[i])
+    ((x, _, _),) = SAMPLERS[name](DENOISE, X, [level, level], noise=lambda i: Z[i])
     if name == "consistency":
         x0 = DENOISE(X, level).x0
         torch.testing.assert_close(x, noised(x0, Z[0], level))
@@ -96,7 +101,7 @@ def test_with_a_fixed_answer_every_solver_is_exact(name, schedule):
     def knows(x, level):
         return Estimate(x0, eps)
 
-    *_, x = SAMPLERS[name](knows, noised(x0, eps, levels[0]), levels)
+    *_, (x, _, _) = SAMPLERS[name](knows, noised(x0, eps, levels[0]), levels)
     torch.testing.assert_close(x, noised(x0, eps, levels[-1]))
 
 
@@ -144,7 +149,7 @@ def test_one_step_of_any_first_order_sampler_is_the_denoiser():
 
 def test_stopping_early_leaves_the_noise_of_the_last_level():
     states = list(SAMPLERS["dpmpp_2m"](DENOISE, X, LEVELS))
-    assert torch.equal(end("dpmpp_2m", levels=LEVELS[:4], lower_order_final=False), states[2])
+    assert torch.equal(end("dpmpp_2m", levels=LEVELS[:4], lower_order_final=False), states[2].x)
 
 
 def test_ddpms_variances_are_ordered():
@@ -177,6 +182,6 @@ def test_float32_samples_are_near_float64s(name):
 def test_gradients_flow_through_a_sampler(name):
     """As reward tuning and DPS need: from the sample back to the noise."""
     x = X.clone().requires_grad_()
-    *_, sample = SAMPLERS[name](DENOISE, x, LEVELS[-4:])
+    *_, (sample, _, _) = SAMPLERS[name](DENOISE, x, LEVELS[-4:])
     (gradient,) = torch.autograd.grad(sample.sum(), x)
     assert gradient.abs().min() > 0

@@ -32,7 +32,7 @@ def test_the_sampler_of_the_contributing_page_works_everywhere(monkeypatch, tmp_
         asked.append(level)
         return perfect(x, level)
 
-    *_, x = pipe.spec.sample(network, x, STEPS, noise=lambda i: z[i])
+    *_, (x, _, _) = pipe.spec.sample(network, x, STEPS, noise=lambda i: z[i])
     assert torch.cdist(x.flatten(1), points.flatten(1)).min(1).values.max() < 1e-3
     assert len(asked) == STEPS + 2 * 2  # two rounds of two steps
     assert [float(a.t) for a in asked] == [float(a.t) for a in pipe.spec.asked(STEPS)]
