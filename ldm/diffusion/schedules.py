@@ -265,17 +265,6 @@ class SubVP(VP):
         return self._inverse(2 * (0.5 * (-log_snr / 2).exp()).asinh())
 
 
-def tabulated(schedule: Schedule) -> Tensor | None:
-    """β (N,) of the table with a schedule's levels at t = (n+1)/N as entries; None: no VP path."""
-    level = schedule.level(
-        torch.arange(1, schedule.steps + 1, dtype=torch.float64) / schedule.steps
-    )
-    bar = level.alpha.square()
-    if not torch.allclose(bar + level.sigma.square(), torch.ones_like(bar)):
-        return None
-    return 1 - bar / torch.cat([bar.new_ones(1), bar[:-1]])
-
-
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": linear,
     "scaled_linear": scaled_linear,

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ldm.diffusion.guidance import EVERYWHERE, interval_from_json, interval_to_json
+from ldm.core.interval import interval_from_json, interval_to_json
+from ldm.diffusion.guidance import EVERYWHERE
 from ldm.evaluation.measurements import Measurement
 from ldm.evaluation.records import Record
 

@@ -17,14 +17,14 @@ from ldm.diffusion.grids import split
 from ldm.diffusion.learned import Learned
 from ldm.diffusion.plane import PREDICTIONS, Level, Network, Noise, Prediction, State, clean, edm
 from ldm.diffusion.samplers import SAMPLERS, Solver
-from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedule, tabulated
+from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedule
 from ldm.schedulers import quirks
 from ldm.schedulers.another import LEARNED, read_for
 from ldm.schedulers.given import refuse_process
 from ldm.schedulers.kept import refuse_loss
 from ldm.schedulers.reader import read_scheduler
 from ldm.schedulers.spacings import GRIDS
-from ldm.schedulers.table import Options, spacing, start
+from ldm.schedulers.table import Options, spacing, start, tabulated
 from ldm.schedulers.trial import tried
 from ldm.schedulers.writer import class_of, divides_by_alpha, stock_class, write_scheduler
 

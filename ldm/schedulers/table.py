@@ -5,7 +5,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from ldm.diffusion.schedules import ZERO_SNR_FLOOR
+import torch
+from torch import Tensor
+
+from ldm.diffusion.schedules import ZERO_SNR_FLOOR, Schedule
 from ldm.schedulers.keys import Reader
 
 Options = dict[str, Any]
@@ -44,6 +47,17 @@ _SIGMAS = {
     "beta_sigmas": "beta",
 }
 CLIPPING = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
+
+
+def tabulated(schedule: Schedule) -> Tensor | None:
+    """β (N,) of the table with a schedule's levels at t = (n+1)/N as entries; None: no VP path."""
+    level = schedule.level(
+        torch.arange(1, schedule.steps + 1, dtype=torch.float64) / schedule.steps
+    )
+    bar = level.alpha.square()
+    if not torch.allclose(bar + level.sigma.square(), torch.ones_like(bar)):
+        return None
+    return 1 - bar / torch.cat([bar.new_ones(1), bar[:-1]])
 
 
 def read_table(read: Reader) -> Options:

@@ -4,10 +4,10 @@ import inspect
 
 from ldm.core.errors import UserError
 from ldm.diffusion.samplers import SAMPLERS
-from ldm.diffusion.schedules import SCHEDULES, Schedule, tabulated
+from ldm.diffusion.schedules import SCHEDULES, Schedule
 from ldm.schedulers.quirks import CHOSEN, MULTISTEP
 from ldm.schedulers.reader import VARIANCES
-from ldm.schedulers.table import BETAS, PREDICTIONS, Options, first_label
+from ldm.schedulers.table import BETAS, PREDICTIONS, Options, first_label, tabulated
 
 # a sampler's class, and which of the class's solvers it is
 _MULTISTEP, _OF_EDM = "DPMSolverMultistepScheduler", "EDMDPMSolverMultistepScheduler"

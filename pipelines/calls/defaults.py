@@ -6,7 +6,8 @@ from operator import index
 from typing import Any, Protocol
 
 from ldm.core.errors import UserError
-from ldm.diffusion.guidance import EVERYWHERE, interval_of
+from ldm.core.interval import interval_of
+from ldm.diffusion.guidance import EVERYWHERE
 
 DEFAULTS_FILE = "ldm.json"  # stock diffusers neither reads nor misses it
 EMA_LENGTH = "ema_length"  # in it: of which average the weights are, where not of training's own

@@ -11,7 +11,7 @@ from diffusers.models import AsymmetricAutoencoderKL, AutoencoderKL
 
 from autoencoder.pixels import Pixels
 from ldm.core.errors import UserError
-from ldm.diffusion.guidance import interval_from_json
+from ldm.core.interval import interval_from_json
 from ldm.models.hub import fetched
 from ldm.models.networks import KINDS
 from ldm.models.unet import whole_side

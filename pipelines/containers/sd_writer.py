@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from autoencoder.pixels import Pixels
 from ldm.core.errors import UserError
 from ldm.core.files import published, write_text, written
-from ldm.diffusion.guidance import interval_to_json
+from ldm.core.interval import interval_to_json
 from ldm.models.networks import kind_of
 from ldm.models.unet import UNET
 from ldm.schedulers.spec import Spec
