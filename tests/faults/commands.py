@@ -28,14 +28,18 @@ class Ended(NamedTuple):
     status: int | None  # None: it hung
     said: str  # on stderr
 
-    def outcome(self, good: bool) -> str:
-        """Of one that met a fault; `good`: what it left is as without the fault."""
+    def outcome(self, good: bool, changed: str = "") -> str:
+        """Of one that met a fault; `good`: what it left is as without the fault.
+
+        `changed` is a file of a pipeline that people may edit: to name it in a warning is enough.
+        """
         if self.status is None:
             return "hang"
         if "Traceback" in self.said:
             return "traceback"
         if self.status == 0:
-            return "as without it" if good else "silent error"
+            warned = changed and f"{changed} changed after the export" in self.said
+            return "as without it" if good else "a warning" if warned else "silent error"
         told = any(line.startswith("error: ") for line in self.said.splitlines())
         return "a sentence" if told and self.status == 2 else "silent error"
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 # The outcomes of a fault, from good to bad; the last three are failures of their test as well.
-OUTCOMES = ("as without it", "a sentence", "traceback", "hang", "silent error")
+OUTCOMES = ("as without it", "a sentence", "a warning", "traceback", "hang", "silent error")
 
 
 @pytest.fixture
