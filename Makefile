@@ -13,7 +13,7 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
-# Kills, full disks, damaged files, hostile input: hours; prints the table of docs/reliability.md.
+# Kills, full disks, damaged files, hostile input: two hours; prints the table of docs/reliability.md.
 faults: $(INSTALLED)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow tests/faults
 
