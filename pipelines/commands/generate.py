@@ -25,6 +25,9 @@ def arguments(parser: ArgumentParser) -> None:
         "--guidance-interval", type=number, nargs=2, metavar=("LOW", "HIGH"), help="of σ/α"
     )
     parser.add_argument("--sampler", help="ddim, ddpm, euler, dpmpp_2m, dpmpp_2m_sde ...")
+    parser.add_argument(
+        "--brownian", action="store_true", help="an SDE sampler's noise that minds no step count"
+    )
     parser.add_argument("--negative-prompt", metavar="TEXT")
     parser.add_argument("--height", type=positive, metavar="PIXELS")
     parser.add_argument("--width", type=positive, metavar="PIXELS")
@@ -54,6 +57,7 @@ def run(args: Namespace) -> None:
         guidance_scale=args.guidance_scale,
         guidance_interval=args.guidance_interval,
         sampler=args.sampler,
+        brownian=args.brownian,
         height=args.height,
         width=args.width,
     )

@@ -44,8 +44,11 @@ def test_generate_writes_the_pipelines_own_image(run, tmp_path, capsys):
     difference = np.asarray(Image.open(out), int) - np.asarray(expected, int)
     assert np.abs(difference).max() <= 1
     assert "1 image, seed 3" in capsys.readouterr().out
-    assert main(["generate", *arguments, "--guidance-interval", "0", "1"]) == 0
-    expected = tiny_pipeline()("a red flower", seed=3, guidance_interval=(0, 1)).images[0]
+    arguments += ["--guidance-interval", "0", "1", "--sampler", "euler_ancestral", "--brownian"]
+    assert main(["generate", *arguments]) == 0
+    noise = {"sampler": "euler_ancestral", "brownian": True}
+    told = tiny_pipeline()("a red flower", seed=3, guidance_interval=(0, 1), **noise)
+    expected = told.images[0]
     assert np.abs(np.asarray(Image.open(out), int) - np.asarray(expected, int)).max() <= 1
 
 
