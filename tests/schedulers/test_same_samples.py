@@ -89,7 +89,8 @@ def same(spec, config, steps):
     assert first < 0.5, f"first label {first} apart"
     if spec.grid_args.get("told") == "floor":  # the same model with β moved, as it was written
         betas, spec = spec._visited.betas, Spec.from_diffusers(config)
-        torch.testing.assert_close(spec._visited.betas, betas, rtol=MOVED, atol=0)
+        moved = spec._visited.betas  # but the last, which a floor of ᾱ may stand for
+        torch.testing.assert_close(moved[:-1], betas[:-1], rtol=MOVED, atol=0)
     with in_float64(config, steps):
         exact, *_ = difference(spec, config, steps, seed=3)
     assert exact < EXACT, f"{exact} apart in float64"
