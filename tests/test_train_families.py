@@ -109,7 +109,13 @@ def speak_to(path: str, stream: int = 1) -> None:
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# whose parts others have: a prediction, a weighting, a schedule that are proven where they stand
+ALIKE = {"epsilon_vlb", "sample_p2_euler", "cosine_debiased", "continuous_cosine_sigmoid"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ALIKE)) for n in FAMILIES]
+)
 def test_a_family_trains_and_its_export_samples(experiment, name):
     folder, exported = family(experiment, name), FAMILIES[name][1]
     figures = read_metrics(folder / "ldm" / "metrics.jsonl")
@@ -185,7 +191,7 @@ def test_muon_has_the_kernels_and_the_text_encoder(experiment):
     assert sum(v.ndim == 4 for v in momenta) > 10 and sum(v.ndim == 2 for v in momenta) > 20
 
 
-@pytest.mark.parametrize("name", ["importance", "learned"])
+@pytest.mark.parametrize("name", ["importance", pytest.param("learned", marks=pytest.mark.slow)])
 def test_two_processes_that_accumulate_learn_what_one_does(experiment, name):
     """One curve and one history, up to the rounding of sums that are taken in another order."""
     family(experiment, name)

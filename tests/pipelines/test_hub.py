@@ -178,7 +178,16 @@ def test_the_card_does_not_publish_where_the_data_lies(run, tmp_path):
     assert str(tmp_path) not in card
 
 
-@pytest.mark.parametrize("interval", [(0.0, 4.0), (0.3, math.inf), (0.2, 3.0), (50.0, 60.0)])
+@pytest.mark.parametrize(
+    "interval",
+    [
+        (0.2, 3.0),
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in [(0.0, 4.0), (0.3, math.inf), (50.0, 60.0)]
+        ),
+    ],
+)
 @pytest.mark.parametrize(
     ("sampler", "steps"), [("ddim", 10), ("heun", 7), ("dpmpp_2m", 7), ("euler", 11)]
 )
