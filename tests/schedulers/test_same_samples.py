@@ -5,7 +5,8 @@ DDPM adds a noise of 1e-10 to the finished sample, and pure noise, which diffuse
 ᾱ = 2⁻²⁴, starts at a deviation of 1 - 2⁻²⁵ there. A multistep grid with labels between entries
 may be written with β moved by two parts in a million, for a label's sake: then β is ours to MOVED,
 and the samples are those of that β. As it is, in float32, the class tells the network of the same
-level first, and strays by what `rounding` says.
+level first, and strays by what `rounding` says. Its whole-number labels of chosen σ stay float32's,
+which are the neighbour now and then: there `rounding` alone is asked.
 """
 
 import warnings
@@ -92,8 +93,9 @@ def same(spec, config, steps):
         moved = spec._visited.betas  # but the last, which a floor of ᾱ may stand for
         torch.testing.assert_close(moved[:-1], betas[:-1], rtol=MOVED, atol=0)
     with in_float64(config, steps):
-        exact, *_ = difference(spec, config, steps, seed=3)
-    assert exact < EXACT, f"{exact} apart in float64"
+        exact, _, label = difference(spec, config, steps, seed=3)
+    neighbour = spec.grid_args.get("told") in ("floor", "round") and 0.5 < label < 1.01
+    assert exact < EXACT or neighbour, f"{exact} apart in float64"
 
 
 def exported_is_the_same_or_refused(model):
