@@ -17,6 +17,7 @@ MOST = 100_000  # values, each alias counted where it is used
 EMPTY = ("", "~", "null", "Null", "NULL", "None")
 YES, NO = ("true", "yes", "on"), ("false", "no", "off")
 _KINDS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
+_BREAKS = re.compile("[\x85\u2028\u2029]")  # lines end there too, and only "..." escapes them
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.I
@@ -120,7 +121,8 @@ class _Dumper(yaml.SafeDumper):
 
     def text(self, value: str) -> ScalarNode:
         quoted = value == "<<" or not isinstance(told_by_looks(value), str)
-        return self.represent_scalar("tag:yaml.org,2002:str", value, "'" if quoted else None)
+        style = '"' if _BREAKS.search(value) else "'" if quoted else None
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style)
 
 
 _Dumper.add_representer(str, _Dumper.text)

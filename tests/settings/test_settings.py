@@ -251,6 +251,8 @@ def test_an_override_that_cannot_be_is_one_sentence(override, says):
 @settings(max_examples=40, deadline=None)
 @given(text=st.text(min_size=1, max_size=20), key=st.sampled_from([*TEXTS, "sample.prompts"]))
 @example(text="\ue000 \x85", key="data.caption")
+@example(text="0\x85", key="data.image")
+@example(text="a\u2028b", key="sample.prompts")
 @example(text="\ufeff<<", key="data.label")
 def test_any_text_arrives_verbatim_and_a_saved_config_reads_back_to_the_same(
     tmp_path_factory, text, key
