@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ldm.conditions.cache import TextCache, TokenTable
 
-CAPTION = "caption"  # the name of text, and of classes, which are words
 Choose = Callable[[int], int]  # n → one of 0 to n - 1
 
 

@@ -34,7 +34,7 @@ def perturbing_attention(unet: Any, where: str = "mid_block") -> Any:
         return IdentityAttentionProcessor() if perturbed else None
 
     if not any(map(identity, unet.attn_processors)):
-        raise UserError(f"no self attention under {where!r} in this U-Net: name another block")
+        raise UserError(f"this network has no self attention under {where!r}: leave pag_scale out")
     return _processing(unet, identity)
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ldm.config import Config
 
-Told = Mapping[str, Tensor]  # conditions by name, such as "caption": a context (B, L, D)
+CAPTION = "caption"  # the name of text, and of classes, which are words
+Told = Mapping[str, Tensor]  # conditions by name, such as CAPTION: a context (B, L, D)
 
 
 class Shape(NamedTuple):
@@ -29,4 +30,4 @@ class Kind(NamedTuple):
     build: Callable[[Config, Shape], Any]  # raises UserError for what cannot be
     predict: Callable[[Any, Tensor, Tensor, Told], Tensor]  # (it, x, label, told) → F
     context_dim: Callable[[Any], int]  # D, by the model's own config
-    sampling: Callable[[Any], Any]  # the same network for a loop of many calls without gradients
+    sampling: Callable[[Any], Any]  # a view of it, in evaluation mode, for a loop of many calls

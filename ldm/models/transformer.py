@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ldm.config import Config
 from ldm.core.errors import UserError
-from ldm.models.network import Kind, Shape, Told
+from ldm.models.network import CAPTION, Kind, Shape, Told
+from ldm.models.view import view
 from ldm.settings.arguments import refuse_arguments
 
 # Follow from the latents and the conditioner, or are not for latents alone.
@@ -84,7 +85,7 @@ def _configured(config: Config, shape: Shape) -> PixArtTransformer2DModel:
 
 def _predict(model: Any, x: Tensor, label: Tensor, told: Told) -> Tensor:
     label = label.expand(len(x))
-    context = told["caption"]
+    context = told[CAPTION]
     return model(x, context, label, added_cond_kwargs=_UNTOLD, return_dict=False)[0]
 
 
@@ -92,10 +93,7 @@ def _context_dim(config: Any) -> int:
     return config.caption_channels
 
 
-def _as_it_is(model: Any) -> Any:
-    return model  # it projects its context anew at each call: nothing could be kept of it
-
-
+# a view alone: it projects its context anew at each call, so that nothing could be kept of it
 TRANSFORMER = Kind(
-    "transformer", PixArtTransformer2DModel, _configured, _predict, _context_dim, _as_it_is
+    "transformer", PixArtTransformer2DModel, _configured, _predict, _context_dim, view
 )

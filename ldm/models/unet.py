@@ -13,7 +13,7 @@ from ldm.config import Config
 from ldm.core.errors import UserError
 from ldm.models.attention import caching_context
 from ldm.models.growth import grown
-from ldm.models.network import Kind, Shape, Told
+from ldm.models.network import CAPTION, Kind, Shape, Told
 from ldm.models.pretrained import load_pretrained
 from ldm.settings.arguments import refuse_arguments
 
@@ -151,7 +151,7 @@ def _configured(config: Config, shape: Shape) -> UNet2DConditionModel:
 
 
 def _predict(unet: Any, x: Tensor, label: Tensor, told: Told) -> Tensor:
-    return unet(x, label, told["caption"], return_dict=False)[0]
+    return unet(x, label, told[CAPTION], return_dict=False)[0]
 
 
 def _context_dim(config: Any) -> int:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from ldm.conditions.cache import TextCache, TokenTable
-from ldm.conditions.condition import CAPTION, Captions, Condition
+from ldm.conditions.condition import Captions, Condition
 from ldm.conditions.conditioner import Conditioner
 from ldm.config import Config
 from ldm.core import keyed
 from ldm.data.captions import all_captions
 from ldm.data.order import Slot, subset
+from ldm.models.network import CAPTION
 
 Quantiles = Callable[[int, Sequence[int]], Tensor]  # (step, slots) → u (B,)
 

@@ -40,8 +40,9 @@ class Fit:
 
     `trained` is optimised, averaged and saved; `memory` are the modules that are saved besides, and
     `optimizers` theirs. `curve` are parameters with a rate of their own. With `wrapped`, gradients
-    are averaged over the processes while they are made: `network` is then what to call. Without,
-    they are averaged before the step. `facts` and `data` are those of TrainingState.
+    are averaged over the processes while they are made: `network` is then what to call, and
+    averages of other lengths are kept. Without, as in stage 1, gradients are averaged before the
+    step. `facts` and `data` are those of TrainingState.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Fit:
         wrapped: bool = True,
     ) -> None:
         self.run, self.options, self.accelerator = run, run.train, run.accelerator
-        self.trained, self.wrapped, self.start = trained, wrapped, 0
+        self.wrapped, self.start = wrapped, 0
         optimizer = optimizer_of(trained, self.options, curve)
         self.ema = EMA(trained, self.options.ema_decay)
         averages: dict[str, Any] = {"ema": self.ema}

@@ -7,11 +7,11 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from ldm.conditions.condition import CAPTION
 from ldm.conditions.conditioner import Conditioner
 from ldm.config import TrainConfig
 from ldm.diffusion.plane import Level, Network
 from ldm.diffusion.schedules import Schedule
+from ldm.models.network import CAPTION
 from ldm.models.networks import predict
 from ldm.schedulers.spec import Spec
 

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.conditions.condition import CAPTION
 from ldm.diffusion.guidance import cfg, perturbed
 from ldm.diffusion.plane import Level, Network
 from ldm.diffusion.schedules import Schedule
 from ldm.models.attention import perturbing_attention
+from ldm.models.network import CAPTION
 from ldm.models.networks import kind_of
 from pipelines.calls.defaults import Guidance
 

@@ -32,11 +32,16 @@ PLACEHOLDER: dict[str, Any] = {
 
 def unfit(vae: Any, network: Any, spec: Spec, num_inference_steps: int | None = None) -> str | None:
     """Why a stock pipeline cannot hold this model, or samples otherwise; None where it can."""
+    return _misplaced(vae, network) or export_refusal(spec, num_inference_steps)
+
+
+def _misplaced(vae: Any, network: Any) -> str | None:
+    """Which of a model's parts has no place in a stock pipeline, in a sentence."""
     if isinstance(vae, Pixels):
         return "stock Stable Diffusion pipelines have an autoencoder, and this model makes pixels"
     if (kind := kind_of(network)) is not UNET:
         return f"stock Stable Diffusion pipelines hold a U-Net, and this is a {kind.name}"
-    return export_refusal(spec, num_inference_steps)
+    return None
 
 
 def save(
@@ -55,7 +60,7 @@ def save(
     it is there the folder holds no pipeline.
     """
     steps = defaults.num_inference_steps
-    if stock and (reason := unfit(components["vae"], components["unet"], spec, steps)):
+    if stock and (reason := _misplaced(components["vae"], components["unet"])):
         raise UserError(reason)
     told = stock_scheduler(spec, steps) if stock else PLACEHOLDER
     scheduler = getattr(diffusers, told["_class_name"]).from_config(told)

@@ -53,6 +53,12 @@ def test_a_transformer_predicts_nothing_at_birth_and_minds_level_and_context_lat
     torch.testing.assert_close(told(torch.tensor(10.0), context)[0], later[0])
 
 
+def test_a_network_that_is_being_trained_samples_without_its_dropout_and_goes_on_with_it():
+    model = network(dropout=0.5).train()
+    seen = kind_of(model).sampling(model)
+    assert not any(module.training for module in seen.modules()) and model.training
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

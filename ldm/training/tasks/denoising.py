@@ -25,6 +25,7 @@ from ldm.schedulers.spec import Spec
 from ldm.settings.arguments import refuse_arguments
 from ldm.training.examples import Batch
 from ldm.training.latent_diffusion import bound
+from ldm.training.tasks.task import Task
 
 Losses = Callable[[Network, Batch], Tensor]  # → (B,)
 
@@ -124,7 +125,7 @@ def objective(config: DiffusionConfig, spec: Spec, times: Times) -> Losses:
     return losses
 
 
-class Denoising:
+class Denoising(Task):
     """Predicting what noise was added at drawn times, weighted as a DiffusionConfig says."""
 
     def __init__(self, config: DiffusionConfig, spec: Spec, seed: int, batch_size: int) -> None:
