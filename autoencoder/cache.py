@@ -5,7 +5,6 @@ sees is what encoding the pixels in the loop would have given. Its key names all
 depend on; see ldm/store/shards.py for what happens when the key changes or encoding is killed.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,16 +21,15 @@ from autoencoder.latents import latent_shape
 from autoencoder.model import standardize
 from ldm.config import Config
 from ldm.core.errors import UserError
-from ldm.core.files import write_text
 from ldm.core.sums import read_sealed, write_sealed
 from ldm.core.text import say
 from ldm.data.example import Source
+from ldm.data.quarantine import Quarantine
 from ldm.store.shards import Store, TensorColumn, fingerprint, open_shards
 
 FIGURES, KEY = "statistics.json", "of"  # the rows that they are of, among them
 SHARD = 256  # images per file: what an interrupted encoding loses at most
 STATISTICS = "statistics of the latents"  # among the facts of a checkpoint
-TOLERATED = 0.01  # the fraction of images that may be quarantined
 
 
 class Statistics(NamedTuple):
@@ -132,14 +130,14 @@ class LatentCache:
                 f"{folder} has {rows} rows for {len(source)} images: remove it to encode them anew"
             )
         cache = cls(shards, shape, source, statistics)
+        quarantine = Quarantine(folder, len(source), cache.quarantine)
         if state.is_main_process:
-            cache._record(store, measured=statistics is None)
-        if len(cache.quarantine) > TOLERATED * len(source):
-            name, reason = cache.quarantine[0]
-            raise UserError(
-                f"{len(cache.quarantine)} of {len(source)} images give no latents (the first, "
-                f"{name}: {reason}); all are named in {folder / 'quarantine.jsonl'}"
-            )
+            quarantine.write()
+            if statistics is None:
+                figures = cache.statistics.figures()
+                write_sealed(folder / FIGURES, {**figures, KEY: store.name})
+        more = ", or set autoencoder.cache_dtype=float32" if encoder.dtype == np.float16 else ""
+        quarantine.refuse_many("give no latents", f"repair or remove them{more}")
         return cache
 
     def __len__(self) -> int:
@@ -186,13 +184,6 @@ class LatentCache:
         mean_over_all = first / max(count, 1)
         variance = np.maximum(second / max(count, 1) - mean_over_all**2, 0)
         return Statistics(torch.from_numpy(mean_over_all), torch.from_numpy(np.sqrt(variance)))
-
-    def _record(self, store: Store, measured: bool) -> None:
-        """Leave the statistics and the quarantine beside the shards."""
-        named = [json.dumps({"name": n, "reason": r}) + "\n" for n, r in self.quarantine]
-        write_text(store.folder / "quarantine.jsonl", "".join(named))
-        if measured:
-            write_sealed(store.folder / FIGURES, {**self.statistics.figures(), KEY: store.name})
 
 
 def cached_latents(

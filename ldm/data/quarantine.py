@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -17,6 +18,53 @@ from ldm.data.example import Source, Subset
 from ldm.data.pictures.bad import BadImage
 
 TOLERATED = 0.01  # the share of bad images beyond which something else must be wrong
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """What of a set cannot be used, whatever the fault: named in a list, and tolerated if little.
+
+    `bad` are names and reasons in the set's order, of so many `images`.
+    """
+
+    folder: Path
+    images: int
+    bad: Sequence[tuple[str, str]]
+
+    @classmethod
+    def of(cls, source: Source, bad: Mapping[int, str], folder: Path) -> "Quarantine":
+        """Of the bad indices and why."""
+        return cls(folder, len(source), [(source.name(i), why) for i, why in sorted(bad.items())])
+
+    @property
+    def path(self) -> Path:
+        """The list: a line of JSON for each, in UTF-8, also where a name is no text."""
+        return self.folder / "quarantine.jsonl"
+
+    @property
+    def stops(self) -> bool:
+        """Whether so many are bad that nothing is trained on the others."""
+        return len(self.bad) > TOLERATED * self.images
+
+    def write(self) -> None:
+        """Have the list as it should be."""
+        lines = [{"name": name, "reason": reason} for name, reason in self.bad]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")  # as JSON escapes, too
+        if not _holds(self.path, text):
+            write_text(self.path, text)
+
+    def refuse_many(
+        self, fault: str = "cannot be used", way: str = "repair or remove them"
+    ) -> None:
+        """Raise UserError where it `stops`, with what is wrong and the `way` out."""
+        if not self.stops:
+            return
+        first, why = self.bad[0]
+        raise UserError(
+            f"{len(self.bad)} of {self.images} images {fault}, which is over {TOLERATED:.0%}; "
+            f"the first is {first} ({why}), all are named in {self.path}: {way}"
+        )
 
 
 def _fault(pending: Callable[[], Image.Image]) -> str | None:
@@ -65,11 +113,6 @@ def bad_images(source: Source, folder: Path) -> dict[int, str]:
     return _decode_all(source) if known is None else known
 
 
-def stops(bad: Sized, source: Source) -> bool:
-    """Whether so many are bad that nothing is trained on the others."""
-    return len(bad) > TOLERATED * len(source)
-
-
 def checked(source: Source, folder: Path) -> Source:
     """A source without its bad images, each of which is decoded once to know.
 
@@ -79,31 +122,22 @@ def checked(source: Source, folder: Path) -> Source:
     """
     if source.trusted or not len(source):
         return source
-    memory, listed = folder / "checked.json", folder / "quarantine.jsonl"
+    memory = folder / "checked.json"
     bad = _remembered(memory, source)
     fresh = bad is None
     bad = _decode_all(source) if bad is None else bad
-    names = [{"name": source.name(i), "reason": why} for i, why in sorted(bad.items())]
-    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in names)
-    lines = lines.encode("utf-8", "backslashreplace").decode("utf-8")  # names that are no text
-    if fresh or not _holds(listed, lines):
-        write_text(listed, lines)
+    quarantine = Quarantine.of(source, bad, folder)
+    quarantine.write()
     if fresh or not is_sealed(memory):
         write_sealed(memory, {"images": source.image_fingerprint, "bad": sorted(bad.items())})
-    if stops(bad, source):
-        first, why = min(bad.items())
-        raise UserError(
-            f"{len(bad)} of {len(source)} images cannot be used, which is over {TOLERATED:.0%}; "
-            f"the first is {source.name(first)} ({why}), all are named in "
-            f"{folder / 'quarantine.jsonl'}: repair or remove them"
-        )
+    quarantine.refuse_many()
     if not bad:
         return source
     sound = Subset(source, [i for i in range(len(source)) if i not in bad])
     sound.notes = (
         *source.notes,
         f"{len(bad)} of {len(source)} images cannot be used and are left out; they are named in "
-        f"{folder / 'quarantine.jsonl'}",
+        f"{quarantine.path}",
     )
     return sound
 

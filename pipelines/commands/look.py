@@ -9,7 +9,7 @@ from ldm.core.errors import UserError
 from ldm.core.files import written
 from ldm.data.example import Source
 from ldm.data.pictures.bad import BadImage
-from ldm.data.quarantine import bad_images, stops
+from ldm.data.quarantine import Quarantine, bad_images
 from ldm.data.source import NEEDS, open_source
 from pipelines.sheets.grid import captioned_grid, tiled
 
@@ -56,17 +56,18 @@ def look_at(config: str | None, overrides: list[str]) -> tuple[Source, dict[str,
     held = open_source(loaded.data, "validation", loaded.seed, needs)
     rows["held out"] = f"{len(held):,}"
     for split, images in (("train", source), ("validation", held)):
-        bad = bad_images(images, loaded.folder / "cache" / "images" / split)
-        if bad:
-            rows[f"bad, {split}"] = _verdict(bad, images)
+        place = loaded.folder / "cache" / "images" / split
+        if bad := bad_images(images, place):
+            rows[f"bad, {split}"] = _verdict(Quarantine.of(images, bad, place))
     return source, rows
 
 
-def _verdict(bad: dict[int, str], source: Source) -> str:
-    named = [f"{source.name(index)} ({why})" for index, why in sorted(bad.items())[:NAMED]]
+def _verdict(found: Quarantine) -> str:
+    bad = found.bad
+    named = ", ".join(f"{name} ({why})" for name, why in bad[:NAMED])
     more = f" and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
-    then = "training stops until they are repaired or removed" if stops(bad, source) else "left out"
-    return f"{len(bad):,} of {len(source):,}, {then}: {', '.join(named)}{more}"
+    then = "training stops until they are repaired or removed" if found.stops else "left out"
+    return f"{len(bad):,} of {found.images:,}, {then}: {named}{more}"
 
 
 def _short(text: str) -> str:

@@ -19,6 +19,7 @@ from ldm.config import load_config
 from ldm.core import files, keyed
 from ldm.core.errors import UserError
 from ldm.core.sums import read_sealed
+from ldm.data import quarantine
 from ldm.data.pictures.bad import BadImage
 from ldm.data.pixels import to_pixels
 from ldm.store.shards import RESIDENT_BYTES, SEAL, Store, TensorColumn, open_shards
@@ -263,7 +264,7 @@ def test_other_weights_or_other_images_rebuild_the_cache(vae, source, folder, ca
 
 
 def test_what_gives_no_finite_latents_is_quarantined_by_name(vae, source, folder, monkeypatch):
-    monkeypatch.setattr(cache_module, "TOLERATED", 0.1)
+    monkeypatch.setattr(quarantine, "TOLERATED", 0.1)
     real, fetch = encoding_module.encode_moments, type(source).image
 
     def poisoned(model, x):
@@ -294,7 +295,7 @@ def test_what_gives_no_finite_latents_is_quarantined_by_name(vae, source, folder
 def test_float16_that_overflows_is_quarantined_and_many_stop_the_run(vae, source, folder):
     with torch.no_grad():
         vae.quant_conv.bias[1] = 1e5
-    with pytest.raises(UserError, match=r"40 of 40 images give no latents.*float16"):
+    with pytest.raises(UserError, match=r"40 of 40 .* no latents.*cache_dtype=float32"):
         build(vae, source, folder, "autoencoder.cache_dtype=float16")
 
 
