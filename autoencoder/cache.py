@@ -21,11 +21,12 @@ from autoencoder.latents import latent_shape
 from autoencoder.model import standardize
 from ldm.config import Config
 from ldm.core.errors import UserError
+from ldm.core.fingerprint import fingerprint
 from ldm.core.sums import read_sealed, write_sealed
 from ldm.core.text import say
 from ldm.data.example import Source
 from ldm.data.quarantine import Quarantine
-from ldm.store.shards import Store, TensorColumn, fingerprint, open_shards
+from ldm.store.shards import Store, TensorColumn, open_shards
 
 FIGURES, KEY = "statistics.json", "of"  # the rows that they are of, among them
 SHARD = 256  # images per file: what an interrupted encoding loses at most

@@ -14,8 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.conditions.conditioner import Conditioner
+from ldm.core.fingerprint import fingerprint
 from ldm.core.text import say
-from ldm.store.shards import Store, TensorColumn, fingerprint, open_shards
+from ldm.store.shards import Store, TensorColumn, open_shards
 
 SHARD = 256  # captions per file
 BATCH = 64

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset, Features
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.core.files import sweep, written
@@ -30,19 +30,6 @@ from ldm.core.text import say
 SEAL = 32  # bytes at the end of a shard
 BLOCK = 1 << 22  # bytes that are hashed at once
 RESIDENT_BYTES = 2 * 1024**3  # a column smaller than this is read into memory once
-
-
-def fingerprint(module: nn.Module, *also: object) -> str:
-    """A hash of a module's configuration and weights (name, shape, dtype, bytes), and of `also`."""
-    digest = hashlib.blake2b(digest_size=16)
-    config = getattr(module, "config", {})
-    settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    settings = {k: v for k, v in settings.items() if k[0] != "_" and k != "transformers_version"}
-    digest.update(repr((sorted(settings.items()), also)).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 class Store:

@@ -11,9 +11,9 @@ from torch import nn
 from ldm.conditions.conditioner import Conditioner
 from ldm.config import Config
 from ldm.core.errors import UserError
+from ldm.core.fingerprint import fingerprint
 from ldm.data.example import Source
 from ldm.models.networks import kind_of
-from ldm.store.shards import fingerprint
 
 Facts = Mapping[str, Any]  # JSON, by names as a sentence has them
 

@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 
 from ldm.core.errors import UserError
 from ldm.core.files import write_json
+from ldm.core.fingerprint import weight_hash
 from ldm.core.share import MICRO_BATCH, repeatable
 from ldm.core.text import say
-from ldm.evaluation.features.extractor import weight_hash
 from ldm.evaluation.measurements import FEWEST
 from pipelines.evaluation.costs import predict
 from pipelines.evaluation.parts.table import PARTS, USUAL

@@ -7,23 +7,15 @@ without antialiasing FID between tools differs by more than between models (Parm
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.core.fingerprint import weight_hash
+
 BATCH = 32  # images at once: fixed, because a network's last bits depend on it
-
-
-def weight_hash(module: nn.Module) -> str:
-    """16 hex digits of a module's parameters and buffers, by name and value."""
-    digest = blake2b(digest_size=8)
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,28 @@
+"""What a network is, in hex digits: what is cached or measured was made by it and no other."""
+
+from hashlib import blake2b
+
+import torch
+from torch import nn
+
+
+def fingerprint(module: nn.Module) -> str:
+    """32 hex digits of a module's configuration and weights: the key of what it has cached."""
+    config = getattr(module, "config", {})
+    settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    settings = {k: v for k, v in settings.items() if k[0] != "_" and k != "transformers_version"}
+    return _hashed(module, 16, repr((sorted(settings.items()), ())))  # () was once for more
+
+
+def weight_hash(module: nn.Module) -> str:
+    """16 hex digits of the weights alone: what results name a network by."""
+    return _hashed(module, 8)
+
+
+def _hashed(module: nn.Module, size: int, before: str = "") -> str:
+    """blake2b in `size` bytes of parameters and buffers (name, shape, dtype, bytes), by name."""
+    digest = blake2b(before.encode(), digest_size=size)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
