@@ -19,10 +19,11 @@ from autoencoder.model import load_autoencoder, standardize
 from ldm.config import Config
 from ldm.data.pixels import as_bytes, to_pixels
 from ldm.data.source import Source
+from ldm.diffusion.contract import Contract
 from ldm.diffusion.denoise import denoiser
 from ldm.diffusion.grids import trailing
 from ldm.diffusion.loss import denoising_loss
-from ldm.diffusion.plane import FLOW, Level
+from ldm.diffusion.plane import FLOW
 from ldm.diffusion.samplers import ancestral
 from ldm.diffusion.schedules import Flow
 from ldm.training.ema import EMA
@@ -75,6 +76,7 @@ class Trainer:
     def __init__(self, contestant: Contestant, options: argparse.Namespace) -> None:
         self.contestant, self.device, self.options = contestant, options.device, options
         self.schedule = Flow(contestant.shift)
+        self.network = Contract.of(self.schedule, FLOW).network(self.predict)
         self.unet: Any = contestant.network()
         self.unet.to(self.device)
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), lr=options.learning_rate)
@@ -82,10 +84,9 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(0)
         self.steps = 0
 
-    def network(self, x: Tensor, level: Level) -> Tensor:
-        label = self.schedule.label(level.t).expand(len(x)).to(x.device, torch.float32)
+    def predict(self, x: Tensor, label: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.options.bf16):
-            return self.unet(x, label).sample.float()
+            return self.unet(x, label.expand(len(x))).sample.float()
 
     def step(self, images: int) -> None:
         indices = torch.randint(images, (self.options.batch,), generator=self.generator)

@@ -153,7 +153,7 @@ class Sampling(Watched):
     def network(self, positive: Tensor, negative: Tensor | None, guidance: Guidance) -> Network:
         """The guided U-Net under two contexts, float32 in and out."""
         told = Told(positive, negative, guidance.scale)
-        return guided(self.unet, self.spec.schedule, told, guidance)
+        return guided(self.unet, self.spec.contract, told, guidance)
 
     @torch.no_grad()
     def run(
@@ -205,7 +205,7 @@ class Sampling(Watched):
         call = Call(told, draw, levels, steps, prompts=count // each)
         start = begin(call)
         call.steps = len(start.levels) - 1
-        network = guided(kind_of(self.unet).sampling(self.unet), spec.schedule, told, guidance)
+        network = guided(kind_of(self.unet).sampling(self.unet), spec.contract, told, guidance)
         states = spec.sample(
             network,
             start.x,
@@ -252,7 +252,7 @@ class Sampling(Watched):
                 progress.update()
                 if callback is not None:
                     given = {name: call.changeable(x)[name] for name in names}
-                    call.change(x, callback(self, index, self.spec.schedule.label(level.t), given))
+                    call.change(x, callback(self, index, self.spec.contract.label(level), given))
                 if call.interrupt:
                     break
         return x

@@ -122,7 +122,7 @@ def our_loop(spec: Spec, net: Network, noise: Tensor, steps: int, z: list[Tensor
     """The same samples by our Spec."""
 
     def call(x: Tensor, level: Any) -> Tensor:
-        return net(x, float(spec.schedule.label(level.t)))
+        return net(x, float(spec.contract.label(level)))
 
     x = spec.initial(noise)
     *_, (x, _, _) = spec.sample(call, x, steps, noise=lambda i: z[i], **options)

@@ -10,9 +10,12 @@ network becomes a denoiser, and whatever changes a denoiser gives another one. I
     levels = GRIDS["trailing"](schedule, 20)
     *_, end = SAMPLERS["dpmpp_2m"](denoise, noise, levels)  # a State a step; end.x is x0
 
-`network(x, level)` is any function; torch is all that this package imports.
+`network(x, level)` is any function; `Contract.of(schedule, prediction).network(unet)` is one that
+tells a U-Net its label. A schedule is any object with `level` and `time`. torch is all that this
+package imports.
 """
 
+from ldm.diffusion.contract import Contract
 from ldm.diffusion.denoise import clamp, denoiser, inpaint, threshold
 from ldm.diffusion.exact import mixture
 from ldm.diffusion.grids import GRIDS, renoise
@@ -41,6 +44,7 @@ __all__ = [
     "SCHEDULES",
     "TIME_SAMPLERS",
     "WEIGHTINGS",
+    "Contract",
     "Denoiser",
     "Estimate",
     "Level",

@@ -8,6 +8,7 @@ from torch import Tensor
 from ldm.diffusion.plane import (
     Denoiser,
     Estimate,
+    Label,
     Level,
     Network,
     Noise,
@@ -93,7 +94,7 @@ def threshold(
 
 
 def boundary(
-    denoise: Denoiser, schedule: Schedule, scaling: float = 10.0, sigma_data: float = 0.5
+    denoise: Denoiser, label: Label, scaling: float = 10.0, sigma_data: float = 0.5
 ) -> Denoiser:
     """c_skip·x + c_out·x̂0 in place of x̂0, so that label 0 is the identity.
 
@@ -102,7 +103,7 @@ def boundary(
     """
 
     def consistent(x: Tensor, level: Level) -> Estimate:
-        s = schedule.label(level.t) * scaling
+        s = label(level) * scaling
         c_skip, c_out = sigma_data**2 / (s**2 + sigma_data**2), s / (s**2 + sigma_data**2).sqrt()
         estimate = denoise(x, level)
         x0 = fit(c_skip, x) * x + fit(c_out, x) * estimate.x0

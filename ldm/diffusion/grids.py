@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.plane import Level, clean, noised
-from ldm.diffusion.schedules import Schedule
+from ldm.diffusion.schedules import Schedule, positions, snap
 
 Grid = Callable[..., list[Level]]  # (schedule, n, **options) -> n + 1 levels
 
@@ -20,30 +20,30 @@ def split(level: Level) -> list[Level]:
 
 def whole(schedule: Schedule, n: int, extra: int = 0) -> int:
     """n + extra; raises ValueError where a schedule has fewer entries, or n is not positive."""
-    most = schedule.steps - extra
+    most = positions(schedule) - extra
     if not 1 <= n <= most:
         raise ValueError(f"{n} sampling steps; this schedule has between 1 and {most}")
     return n + extra
 
 
 def entries(schedule: Schedule, index: Tensor) -> list[Level]:
-    """The levels at the nearest table positions, which label continuous schedules too."""
-    return [*split(schedule.level((index.round() + 1) / schedule.steps)), clean()]
+    """The levels at the nearest positions, of a table or of what a path without one counts by."""
+    return [*split(schedule.level((index.round() + 1) / positions(schedule))), clean()]
 
 
 def leading(schedule: Schedule, n: int) -> list[Level]:
     """Every (N/n)-th entry from the first up: DDIM's own, which never visits the noisiest."""
-    return entries(schedule, _down(whole(schedule, n)) * (schedule.steps // n))
+    return entries(schedule, _down(whole(schedule, n)) * (positions(schedule) // n))
 
 
 def trailing(schedule: Schedule, n: int) -> list[Level]:
     """Every (N/n)-th entry from the noisiest down (Lin et al. 2023, table 2)."""
-    return entries(schedule, (_down(whole(schedule, n)) + 1) * (schedule.steps / n) - 1)
+    return entries(schedule, (_down(whole(schedule, n)) + 1) * (positions(schedule) / n) - 1)
 
 
 def linspace(schedule: Schedule, n: int) -> list[Level]:
     """Evenly from the noisiest entry to the first, both included."""
-    stride = (schedule.steps - 1) / max(1, n - 1)
+    stride = (positions(schedule) - 1) / max(1, n - 1)
     return entries(schedule, _down(whole(schedule, n)) * stride)
 
 
@@ -70,8 +70,8 @@ def karras(
 
 def ends(schedule: Schedule) -> tuple[float, float]:
     """σ/α of the noisiest and the cleanest level, one position further in where it has none."""
-    t = schedule.snap(torch.tensor([0.0, 1.0], dtype=torch.float64))
-    inner = t.clamp(1 / schedule.steps, 1 - 1 / schedule.steps)
+    t = snap(schedule, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    inner = t.clamp(1 / positions(schedule), 1 - 1 / positions(schedule))
     finite = schedule.level(t).log_snr.isfinite()
     bottom, top = split(schedule.level(torch.where(finite, t, inner)))
     return float(top.sigma / top.alpha), float(bottom.sigma / bottom.alpha)

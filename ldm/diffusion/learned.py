@@ -17,12 +17,9 @@ class Learned(nn.Module):
     """log-SNR falling from `log_snr_max` to `log_snr_min` along a learned curve s(t), s(0) = 0.
 
     s is VDM's monotone network (appendix H), a line plus `hidden` rising sigmoids. The ends are
-    VDM's too, and fixed: of data with a density the ELBO only ever asks for less noise. Labels are
-    linear in log-SNR, so that a network keeps its sense of a level while the curve moves, and so
-    that training exports as a table, `betas`, whatever the curve became.
+    VDM's too, and fixed: of data with a density the ELBO only ever asks for less noise. Training
+    exports as a table, `betas`, whatever the curve became, for labels are linear in log-SNR.
     """
-
-    steps = 1000
 
     def __init__(
         self, log_snr_max: float = 13.3, log_snr_min: float = -5.0, hidden: int = 64
@@ -71,16 +68,9 @@ class Learned(nn.Module):
             t = torch.where(self.progress(t + 2.0**-k)[0] <= s, t + 2.0**-k, t)
         return t
 
-    @torch.no_grad()  # where the network is optimal its loss is stationary in what it is told
-    def label(self, t: Tensor) -> Tensor:
-        return self.steps * self.progress(t)[0] - 1
-
-    def snap(self, t: Tensor) -> Tensor:
-        return t
-
     def betas(self) -> Tensor:
         """β (1000,) of the table with these ends whose entry n is the level labelled n."""
-        s = torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
+        s = torch.arange(1, 1001, dtype=torch.float64) / 1000
         bar = (self.log_snr_max + (self.log_snr_min - self.log_snr_max) * s).sigmoid()
         return 1 - bar / torch.cat([torch.ones(1, dtype=torch.float64), bar[:-1]])
 

@@ -19,7 +19,7 @@ from ldm.diffusion.plane import (
     resolve,
     target,
 )
-from ldm.diffusion.schedules import Schedule, interpolate
+from ldm.diffusion.schedules import Schedule, interpolate, positions, snap
 
 Weighting = Callable[..., Tensor]  # (level, schedule, **options) -> weight on |x̂0 - x0|²
 TimeSampler = Callable[..., Tensor]  # (u in [0, 1), schedule, **options) -> t; a quantile function
@@ -27,17 +27,17 @@ TimeSampler = Callable[..., Tensor]  # (u in [0, 1), schedule, **options) -> t; 
 
 def uniform(u: Tensor, schedule: Schedule) -> Tensor:
     """t uniform; on a table of N entry floor(u·N), as in DDPM algorithm 1."""
-    return schedule.snap(u)
+    return snap(schedule, u)
 
 
 def lognormal(u: Tensor, schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Tensor:
     """log σ/α normal (EDM, Karras et al. 2022, table 1)."""
-    return schedule.snap(schedule.time(-2 * (mean + std * _normal(u))))
+    return snap(schedule, schedule.time(-2 * (mean + std * _normal(u))))
 
 
 def logit_normal(u: Tensor, schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """log t/(1-t) normal (SD3, Esser et al. 2024, eq. 19)."""
-    return schedule.snap((mean + std * _normal(u)).sigmoid())
+    return snap(schedule, (mean + std * _normal(u)).sigmoid())
 
 
 def _normal(u: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class Importance(nn.Module):
     def forward(self, u: Tensor, schedule: Schedule) -> Tensor:
         edges = torch.linspace(0, 1, len(self.losses) + 1, dtype=torch.float64)
         reached = torch.cat([edges[:1], self._share().cumsum(0)])
-        return schedule.snap(interpolate(u, reached.to(u.device), edges.to(u.device)))
+        return snap(schedule, interpolate(u, reached.to(u.device), edges.to(u.device)))
 
     def weight(self, t: Tensor) -> Tensor:
         """Uniform density over this one's, at t (B,)."""
@@ -111,7 +111,7 @@ def sobol(index: Tensor, shift: float = 0.0) -> Tensor:
 
 def below(level: Level, schedule: Schedule) -> Level:
     """The level one table step cleaner."""
-    return schedule.level((level.t - 1 / schedule.steps).clamp(min=0))
+    return schedule.level((level.t - 1 / positions(schedule)).clamp(min=0))
 
 
 def vlb(level: Level, schedule: Schedule) -> Tensor:
@@ -186,7 +186,7 @@ def denoising_loss(
     if var:
         mean = resolve(x, out.detach().to(x), level, prediction).x0  # var alone learns from the VLB
         bits = variance_bits(x0, mean, var[0].to(x), level, below(level, schedule))
-        error = error + 0.001 * schedule.steps * bits.flatten(1).mean(1)
+        error = error + 0.001 * positions(schedule) * bits.flatten(1).mean(1)
     return error
 
 

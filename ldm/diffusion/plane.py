@@ -53,6 +53,7 @@ class State(NamedTuple):
 
 Network = Callable[[Tensor, Level], Tensor]  # (x, level) -> F, conditioning already bound
 Denoiser = Callable[[Tensor, Level], Estimate]
+Label = Callable[[Level], Tensor]  # what a network is told of a level, float64, shaped like its t
 Noise = Callable[[int], Tensor]  # step -> its standard normal draw, like x
 
 

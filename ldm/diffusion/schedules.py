@@ -1,4 +1,4 @@
-"""Noise schedules: paths from data at t = 0 to noise at t = 1, and how each level is labelled."""
+"""Noise schedules: paths from data at t = 0 to noise at t = 1, as tables or in closed form."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,16 +24,6 @@ class Schedule(Protocol):
     def time(self, log_snr: Tensor) -> Tensor:
         """The inverse: the time at which the level has this log-SNR, clamped to [0, 1]."""
 
-    def label(self, t: Tensor) -> Tensor:
-        """What the network is told at time t."""
-
-    @property
-    def steps(self) -> int:
-        """Entries of the table, or of the table that a continuous schedule is labelled by."""
-
-    def snap(self, t: Tensor) -> Tensor:
-        """The time that training uses for t: a table's next entry, or t itself."""
-
 
 def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     """Piecewise linear y(x) through the points (xs, ys), xs ascending; constant beyond the ends."""
@@ -44,7 +34,7 @@ def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Discrete:
-    """A table of N steps with forward variances β (DDPM). Entry n, labelled n, is time t = (n+1)/N.
+    """A table of N steps with forward variances β (DDPM). Entry n is time t = (n+1)/N.
 
     Between entries the log-SNR is linear in t, as in k-diffusion; below the first one σ/α falls
     linearly to 0.
@@ -87,12 +77,17 @@ class Discrete:
         below = (0.5 * (log_snrs[0] - log_snr)).exp().clamp(max=1)  # (σ/α) / (σ/α)_0
         return (index + below) / self.steps
 
-    def label(self, t: Tensor) -> Tensor:
-        index = (t * self.steps - 1).clamp(min=0)
-        return torch.where((index - index.round()).abs() < 1e-6, index.round(), index)
 
-    def snap(self, t: Tensor) -> Tensor:
-        return ((t * self.steps).floor() + 1).clamp(max=self.steps) / self.steps
+def positions(schedule: Schedule) -> int:
+    """N, where grids speak of entry n at t = (n+1)/N: a table's own; 1000 on other schedules."""
+    return schedule.steps if isinstance(schedule, Discrete) else 1000
+
+
+def snap(schedule: Schedule, t: Tensor) -> Tensor:
+    """The time that is trained on for t: a table's next entry, or t itself."""
+    if not isinstance(schedule, Discrete):
+        return t
+    return ((t * schedule.steps).floor() + 1).clamp(max=schedule.steps) / schedule.steps
 
 
 def zero_terminal_snr(betas: Tensor) -> Tensor:
@@ -150,22 +145,8 @@ def table(betas: Sequence[float]) -> Tensor:
     return torch.tensor(betas, dtype=torch.float64)
 
 
-class Continuous:
-    """What continuous schedules share: any time is trained on, labelled as in a table of 1000."""
-
-    @property
-    def steps(self) -> int:
-        return 1000
-
-    def label(self, t: Tensor) -> Tensor:
-        return self.steps * t - 1
-
-    def snap(self, t: Tensor) -> Tensor:
-        return t
-
-
 @dataclass(frozen=True)
-class Cosine(Continuous):
+class Cosine:
     """α = cos φ, σ = sin φ, the angle φ linear in t from arccos s_max to arccos s_min.
 
     The signal rates of Keras' DDIM (Béres 2022); s_max = 1, s_min = 0 is the cosine path of
@@ -190,10 +171,10 @@ class Cosine(Continuous):
 
 
 @dataclass(frozen=True)
-class Flow(Continuous):
+class Flow:
     """Straight lines: σ = s·t/(1 + (s-1)·t), α = 1 - σ, with `shift` s for the resolution.
 
-    Rectified flow (Liu et al. 2022) and SD3 (Esser et al. 2024) eq. 23; labels are 1000·σ as there.
+    Rectified flow (Liu et al. 2022) and SD3 (Esser et al. 2024) eq. 23.
     """
 
     shift: float = 1.0
@@ -206,13 +187,10 @@ class Flow(Continuous):
         sigma = (-log_snr / 2).sigmoid()
         return sigma / (self.shift - (self.shift - 1) * sigma)
 
-    def label(self, t: Tensor) -> Tensor:
-        return 1000 * self.level(t).sigma
-
 
 @dataclass(frozen=True)
-class VE(Continuous):
-    """Variance exploding: α = 1, log σ linear in t (Song et al. 2021); labels are EDM's ¼·log σ."""
+class VE:
+    """Variance exploding: α = 1, log σ linear in t (Song et al. 2021)."""
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -225,12 +203,9 @@ class VE(Continuous):
         log_min, log_max = math.log(self.sigma_min), math.log(self.sigma_max)
         return ((-log_snr / 2 - log_min) / (log_max - log_min)).clamp(0, 1)
 
-    def label(self, t: Tensor) -> Tensor:
-        return self.level(t).sigma.log() / 4
-
 
 @dataclass(frozen=True)
-class VP(Continuous):
+class VP:
     """Variance preserving: α = exp(-½∫β), β linear in t, σ² = 1 - α² (Song et al. 2021, app. C)."""
 
     beta_min: float = 0.1

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.diffusion.denoise import drawn
-from ldm.diffusion.plane import Denoiser, Level, Noise, State
+from ldm.diffusion.plane import Denoiser, Label, Level, Noise, State
 from ldm.diffusion.samplers import PURE_NOISE, SAMPLERS, Sampler, ancestral
-from ldm.diffusion.schedules import Schedule
+from ldm.diffusion.schedules import Schedule, positions
 
 Options = dict[str, Any]
 MULTISTEP = ("DPM", "UniPC", "DEIS")  # how their names begin
@@ -18,15 +18,15 @@ CHOSEN = ("karras", "exponential", "beta", "log_linear")  # σ, between the ends
 
 
 def ddim_targets(
-    schedule: Schedule, table: Schedule, levels: list[Level], part: Sequence[Level]
+    label: Label, table: Schedule, levels: list[Level], part: Sequence[Level]
 ) -> list[Level] | None:
     """diffusers' DDIM steps from t to t - N//n, also where the next step starts elsewhere.
 
     None where `part` is not a part of the n steps down `levels`.
     """
-    steps, targets = schedule.steps, []
+    steps, targets = positions(table), []
     for level in levels[:-1]:
-        index = schedule.label(level.t).round() - steps // (len(levels) - 1)
+        index = label(level).round() - steps // (len(levels) - 1)
         targets.append(table.level((index + 1) / steps) if index >= 0 else levels[-1])
     own, times = ([float(level.t) for level in some] for some in (levels, part))
     first = own.index(times[0]) if times[0] in own else 0

@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm.diffusion import grids
 from ldm.diffusion.grids import Grid, entries, split, whole
 from ldm.diffusion.plane import Level, clean
-from ldm.diffusion.schedules import ZERO_SNR_FLOOR, Flow, Schedule, interpolate
+from ldm.diffusion.schedules import ZERO_SNR_FLOOR, Flow, Schedule, interpolate, positions
 
 
 def leading(schedule: Schedule, n: int, offset: int = 0, extra: int = 0) -> list[Level]:
@@ -23,21 +23,22 @@ def leading(schedule: Schedule, n: int, offset: int = 0, extra: int = 0) -> list
     With `extra` = 1 the n + 1 points are spaced and the cleanest is dropped, as DPM-Solver does.
     """
     n = whole(schedule, n, extra)
-    index = torch.arange(n, dtype=torch.float64).flip(0) * (schedule.steps // n) + offset
+    index = torch.arange(n, dtype=torch.float64).flip(0) * (positions(schedule) // n) + offset
     return entries(schedule, index[: n - extra])
 
 
 def trailing(schedule: Schedule, n: int) -> list[Level]:
     """Every (N/n)-th entry from the noisiest down, as NumPy's arange has it."""
-    stride = (schedule.steps - schedule.steps / whole(schedule, n)) - schedule.steps
-    index = schedule.steps + torch.arange(n, dtype=torch.float64) * stride
+    last = positions(schedule)
+    stride = (last - last / whole(schedule, n)) - last
+    index = last + torch.arange(n, dtype=torch.float64) * stride
     return entries(schedule, index.round() - 1)
 
 
 def linspace(schedule: Schedule, n: int, extra: int = 0) -> list[Level]:
     """Evenly from the noisiest entry to the first, as NumPy's has it; `extra` as in `leading`."""
     n = whole(schedule, n, extra)
-    stride = (schedule.steps - 1) / max(1, n - 1)
+    stride = (positions(schedule) - 1) / max(1, n - 1)
     index = torch.arange(n, dtype=torch.float64).flip(0) * stride
     return entries(schedule, index[: n - extra])
 
@@ -47,15 +48,15 @@ def interpolated(schedule: Schedule, n: int) -> list[Level]:
 
     Pure noise, where σ/α has no end, counts as ᾱ = 2⁻²⁴ as it does there.
     """
-    n = whole(schedule, n)
-    index = torch.linspace(0, schedule.steps - 1, n, dtype=torch.float64).flip(0)
-    numbers = torch.arange(schedule.steps, dtype=torch.float64)
-    table = schedule.level((numbers + 1) / schedule.steps)
+    n, last = whole(schedule, n), positions(schedule)
+    index = torch.linspace(0, last - 1, n, dtype=torch.float64).flip(0)
+    numbers = torch.arange(last, dtype=torch.float64)
+    table = schedule.level((numbers + 1) / last)
     ratios = table.sigma / table.alpha
     ratios = torch.where(ratios.isfinite(), ratios, ZERO_SNR_FLOOR**-0.5)
     ratio = interpolate(index, numbers, ratios)
     visited = schedule.level(schedule.time(-2 * ratio.log()))
-    return [*split(visited._replace(t=(index + 1) / schedule.steps)), clean()]
+    return [*split(visited._replace(t=(index + 1) / last)), clean()]
 
 
 def karras(
@@ -100,8 +101,8 @@ def _ends(
     if between is None:
         return None
     visited = _laid(between, schedule, n, offset)
-    if between == "trailing" and math.ceil(schedule.steps / (schedule.steps / n)) > n:
-        visited[-1] = schedule.level(torch.tensor(1 / schedule.steps, dtype=torch.float64))
+    if between == "trailing" and math.ceil(positions(schedule) / (positions(schedule) / n)) > n:
+        visited[-1] = schedule.level(torch.tensor(1 / positions(schedule), dtype=torch.float64))
     top, bottom = visited[0], visited[-1]
     return float(top.sigma / top.alpha), float(bottom.sigma / bottom.alpha)
 
@@ -115,11 +116,11 @@ def _told(schedule: Schedule, levels: list[Level], told: str, first: int | None)
     """The same levels, their labels told as those of an entry."""
     if told == "exact":
         return levels
-    index = torch.stack([level.t for level in levels[:-1]]) * schedule.steps - 1
+    index = torch.stack([level.t for level in levels[:-1]]) * positions(schedule) - 1
     index = index.round() if told == "round" else (index + 1e-6).floor()
     if first is not None:
         index[0] = first
-    return _labelled(levels, (index + 1) / schedule.steps)
+    return _labelled(levels, (index + 1) / positions(schedule))
 
 
 def _labelled(levels: list[Level], times: Tensor) -> list[Level]:
@@ -147,7 +148,7 @@ def flow(schedule: Schedule, n: int, top: float = 1.0) -> list[Level]:
     """
     if not isinstance(schedule, Flow):
         raise ValueError("grid flow needs schedule flow")
-    n, end = whole(schedule, n), 1 / schedule.steps
+    n, end = whole(schedule, n), 1 / positions(schedule)
     t = torch.linspace(0, 1 - end, n + 1, dtype=torch.float64)[1:].flip(0) + (end if top < 1 else 0)
     sigma = schedule.level(t).sigma.clamp(max=top)
     # what the network is told: their last bits, too, decide which whole number it is cut to
@@ -155,14 +156,14 @@ def flow(schedule: Schedule, n: int, top: float = 1.0) -> list[Level]:
     even[-1] = end
     even = even[:-1] if top < 1 else (1 - even).flip(0)[:-1]
     even = (schedule.shift * even / (1 + (schedule.shift - 1) * even)).clamp(max=top)
-    cut = (even * schedule.steps).floor() / schedule.steps
+    cut = (even * positions(schedule)).floor() / positions(schedule)
     told = schedule.time(2 * ((1 - cut).log() - cut.log()))
     return [*split(Level(told, 1 - sigma, sigma)), clean()]
 
 
 def flow_match(schedule: Schedule, n: int) -> list[Level]:
     """Evenly in t from 1 to the σ of the last of 1000: SD3's, which shifts that end twice."""
-    end = float(schedule.level(torch.tensor(1 / schedule.steps, dtype=torch.float64)).sigma)
+    end = float(schedule.level(torch.tensor(1 / positions(schedule), dtype=torch.float64)).sigma)
     return [*split(schedule.level(torch.linspace(1, end, n, dtype=torch.float64))), clean()]
 
 
@@ -171,7 +172,7 @@ def lcm(schedule: Schedule, n: int, original: int = 50) -> list[Level]:
     if n > original:
         raise ValueError(f"{n} sampling steps; this model was distilled on {original}")
     place = torch.linspace(0, original, n + 1, dtype=torch.float64)[:-1].floor()
-    return entries(schedule, (original - place) * (schedule.steps // original) - 1)
+    return entries(schedule, (original - place) * (positions(schedule) // original) - 1)
 
 
 GRIDS: dict[str, Grid] = grids.GRIDS | {

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ldm.core.errors import UserError
-from ldm.diffusion import Denoiser
+from ldm.diffusion import Contract, Denoiser
 from ldm.diffusion.denoise import boundary, check, clamp, denoiser, threshold
 from ldm.diffusion.grids import split
 from ldm.diffusion.learned import Learned
 from ldm.diffusion.plane import PREDICTIONS, Level, Network, Noise, Prediction, State, clean, edm
 from ldm.diffusion.samplers import SAMPLERS, Solver
-from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedule
+from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedule, positions
 from ldm.schedulers import quirks
 from ldm.schedulers.another import LEARNED, read_for
 from ldm.schedulers.given import refuse_process
@@ -92,6 +92,11 @@ class Spec:
         except TypeError as error:
             raise UserError(f"prediction edm: {error}") from None
 
+    @cached_property
+    def contract(self) -> Contract:
+        """What the network is given and told, and what its output means."""
+        return Contract.of(self.schedule, self.prediction)
+
     @torch.no_grad()
     def levels(self, num_inference_steps: int) -> list[Level]:
         """The noise levels to visit, num_inference_steps + 1 of them with the last step's end."""
@@ -114,7 +119,7 @@ class Spec:
         """What the last step ends on."""
         if self.final == "clean":
             return clean()
-        first = self._visited.level(torch.tensor(1 / self.schedule.steps, dtype=torch.float64))
+        first = self._visited.level(torch.tensor(1 / positions(self.schedule), dtype=torch.float64))
         scale = first.alpha if self.final == "ratio" else torch.ones_like(first.alpha)
         return Level(first.t, first.alpha / scale, first.sigma / scale)
 
@@ -145,7 +150,7 @@ class Spec:
             denoise = threshold(denoise, *self.thresholding, rederive=rederive)
         elif self.clip is not None:
             denoise = clamp(denoise, self.clip, rederive)
-        return boundary(denoise, self.schedule, self.boundary) if self.boundary else denoise
+        return boundary(denoise, self.contract.label, self.boundary) if self.boundary else denoise
 
     def sample(
         self,
@@ -172,7 +177,7 @@ class Spec:
         laid = name == self.sampler and self.grid in ("leading", "trailing", "linspace")
         if laid and stock == "DDIMScheduler":
             own = self.levels(num_inference_steps)
-            if targets := quirks.ddim_targets(self.schedule, self._visited, own, visited):
+            if targets := quirks.ddim_targets(self.contract.label, self._visited, own, visited):
                 solve = partial(quirks.stock_ddim, targets)
         denoise = self.denoiser(network, name)
         return solve(wrap(denoise) if wrap else denoise, x, visited, noise=noise, **options)
@@ -235,8 +240,8 @@ class Spec:
         """
         if sampler is None:
             spec = cls(**read_scheduler(config), source=dict(config))._checked()
-            if spec.schedule.steps > 3:
-                some, steps = spec._some_levels(), spec.schedule.steps
+            if (steps := positions(spec.schedule)) > 3:
+                some = spec._some_levels()
                 quirks.refuse_quirks(config["_class_name"], asdict(spec), some, steps)
             return spec
         known = _named(SAMPLERS, sampler, "sampler").defaults
@@ -262,7 +267,7 @@ class Spec:
                 return dict(self.source)
         config = write_scheduler(asdict(self), self._visited)
         name, some = config["_class_name"], self._some_levels()
-        quirks.refuse_quirks(name, asdict(self), some, self.schedule.steps)
+        quirks.refuse_quirks(name, asdict(self), some, positions(self.schedule))
         quirks.refuse_twins(name, asdict(self), some)
         back = Spec.from_diffusers(config)
         quirks.refuse_first_label(name, self.grid_args, back.grid_args)
@@ -271,7 +276,7 @@ class Spec:
         return config
 
     def _some_levels(self) -> list[Level]:
-        return self.levels(1 if self.grid == "lcm" else max(2, self.schedule.steps // 10))
+        return self.levels(1 if self.grid == "lcm" else max(2, positions(self.schedule) // 10))
 
     def to_json(self) -> Options:
         """All of it, also what diffusers has no word for; `from_json` is the inverse."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.diffusion.schedules import ZERO_SNR_FLOOR, Schedule
+from ldm.diffusion.schedules import ZERO_SNR_FLOOR, Schedule, positions
 from ldm.schedulers.keys import Reader
 
 Options = dict[str, Any]
@@ -51,9 +51,8 @@ CLIPPING = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
 
 def tabulated(schedule: Schedule) -> Tensor | None:
     """β (N,) of the table with a schedule's levels at t = (n+1)/N as entries; None: no VP path."""
-    level = schedule.level(
-        torch.arange(1, schedule.steps + 1, dtype=torch.float64) / schedule.steps
-    )
+    n = positions(schedule)
+    level = schedule.level(torch.arange(1, n + 1, dtype=torch.float64) / n)
     bar = level.alpha.square()
     if not torch.allclose(bar + level.sigma.square(), torch.ones_like(bar)):
         return None

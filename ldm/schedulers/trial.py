@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ldm.core.errors import UserError
-from ldm.diffusion.plane import Level, Prediction, State, fit
-from ldm.diffusion.schedules import Schedule, interpolate
+from ldm.diffusion.contract import Contract
+from ldm.diffusion.plane import Level, State, fit
+from ldm.diffusion.schedules import Schedule, interpolate, positions
 
 ERROR = 5e-4  # of a sample's size; diffusers' float32 tables alone make up to 3e-4
 LABELS = 0.01  # of the table; its cleanest σ are 4 % off in float32, where a label is loose
@@ -31,7 +32,7 @@ class Process(Protocol):
     @property
     def schedule(self) -> Schedule: ...
     @property
-    def prediction(self) -> Prediction: ...
+    def contract(self) -> Contract: ...
     def levels(self, num_inference_steps: int) -> list[Level]: ...
     def initial(self, noise: Tensor) -> Tensor: ...
     def sample(
@@ -45,10 +46,10 @@ POINT, BLUR = 0.7, 0.3  # the data: ±0.7 in each place, with this deviation
 STEPS = (1, 2, 10, 25)  # tried, and the model's own number
 
 
-def exact_network(schedule: Schedule, prediction: Prediction, learned: bool = False) -> Told:
+def exact_network(schedule: Schedule, contract: Contract, learned: bool = False) -> Told:
     """What a perfect network for that schedule would say of the data, by label alone."""
-    times = torch.linspace(1 / schedule.steps, 1, 20_001, dtype=torch.float64)
-    labels = schedule.label(times).detach()
+    times = torch.linspace(1 / positions(schedule), 1, 20_001, dtype=torch.float64)
+    labels, prediction = contract.label(schedule.level(times)).detach(), contract.prediction
 
     def network(x: Tensor, label: float) -> Tensor:
         t = interpolate(torch.tensor(label, dtype=torch.float64), labels, times)
@@ -108,7 +109,7 @@ def our_samples(
     """The same samples by our Spec."""
 
     def call(x: Tensor, level: Level) -> Tensor:
-        return network(x, float(spec.schedule.label(level.t)))
+        return network(x, float(spec.contract.label(level)))
 
     *_, end = spec.sample(call, spec.initial(noise), steps, noise=lambda i: draws[i])
     return end.x
@@ -132,7 +133,7 @@ def difference(
     Labels are counted in entries of the schedule's table, and are inf apart where the network is
     called another number of times.
     """
-    network = exact_network(spec.schedule, spec.prediction, spec.learned_variance)
+    network = exact_network(spec.schedule, spec.contract, spec.learned_variance)
     noise, *draws = standard_draws(steps + 1, seed)
     told: tuple[list[float], list[float]] = ([], [])
     ours = our_samples(spec, listening(network, told[0]), noise, steps, draws)
@@ -140,8 +141,10 @@ def difference(
     error = (ours - theirs).abs().max().item() / max(1.0, ours.abs().max().item())
     if len(told[0]) != len(told[1]):
         return error, math.inf, math.inf
-    ends = spec.schedule.label(torch.tensor([1 / spec.schedule.steps, 1.0], dtype=torch.float64))
-    entry = float((ends[1] - ends[0]).abs()) / (spec.schedule.steps - 1)
+    steps = positions(spec.schedule)
+    ends = spec.schedule.level(torch.tensor([1 / steps, 1.0], dtype=torch.float64))
+    first, last = spec.contract.label(ends)
+    entry = float((last - first).abs()) / (steps - 1)
     apart = [abs(a - b) / entry for a, b in zip(*told, strict=True)]
     return error, apart[0], max(apart)
 
@@ -161,7 +164,7 @@ def tried(spec: Process, config: Mapping[str, Any], own_steps: int | None = None
         except (ArithmeticError, LookupError, NotImplementedError, ValueError) as failure:
             what = f"fails ({type(failure).__name__})"
         else:
-            loose = LABELS * spec.schedule.steps
+            loose = LABELS * positions(spec.schedule)
             if error <= ERROR and first <= 0.5 and label <= loose:
                 continue
             what = "paints another picture"

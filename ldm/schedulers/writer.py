@@ -4,7 +4,7 @@ import inspect
 
 from ldm.core.errors import UserError
 from ldm.diffusion.samplers import SAMPLERS
-from ldm.diffusion.schedules import SCHEDULES, Schedule
+from ldm.diffusion.schedules import SCHEDULES, Schedule, positions
 from ldm.schedulers.keys import defaults_of
 from ldm.schedulers.quirks import CHOSEN, MULTISTEP
 from ldm.schedulers.reader import VARIANCES
@@ -191,7 +191,7 @@ def _edm(spec: Options, schedule: Schedule) -> Options:
 
 def _betas(spec: Options, schedule: Schedule, ddpm: bool) -> Options:
     """The β of a schedule: by name where diffusers has the name, as numbers otherwise."""
-    steps, name, options = schedule.steps, spec["schedule_name"], spec["schedule_args"]
+    steps, name, options = positions(schedule), spec["schedule_name"], spec["schedule_args"]
     names = {v: k for k, v in BETAS.items()} | ({"sigmoid": "sigmoid"} if ddpm else {})
     config: Options = {"num_train_timesteps": steps}
     if name == "table":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ldm.conditions.conditioner import Conditioner
 from ldm.config import TrainConfig
-from ldm.diffusion.plane import Level, Network
+from ldm.diffusion.plane import Network
 from ldm.diffusion.schedules import Schedule
 from ldm.models.network import CAPTION
 from ldm.models.networks import predict
@@ -60,8 +60,4 @@ class LatentDiffusion(nn.Module):
 def bound(model: nn.Module, spec: Spec, conditions: Mapping[str, Tensor]) -> Network:
     """The network (x, level) → F of a LatentDiffusion that is told `conditions`."""
 
-    def network(x: Tensor, level: Level) -> Tensor:
-        label = spec.schedule.label(level.t).to(torch.float32)  # as the networks cast it
-        return model(x, label.to(x.device), conditions)
-
-    return network
+    return spec.contract.network(lambda x, label: model(x, label, conditions))

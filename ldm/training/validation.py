@@ -8,6 +8,7 @@ from ldm.core.inference import evaluating
 from ldm.diffusion.learned import Learned
 from ldm.diffusion.loss import denoising_loss
 from ldm.diffusion.plane import Level
+from ldm.diffusion.schedules import snap
 from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level, plot
 from ldm.schedulers.spec import Spec
 from ldm.training.examples import Examples
@@ -29,7 +30,7 @@ class Validation:
     ) -> None:
         self.run, self.model, self.spec = run, model, spec
         self.examples = {name: examples.fixed(EXAMPLES) for name, examples in sets.items()}
-        times = level_times(LEVELS, spec.schedule.snap)
+        times = level_times(LEVELS, lambda t: snap(spec.schedule, t))
         self.log_snr = spec.schedule.level(times).log_snr.detach()
         self.times = times
 

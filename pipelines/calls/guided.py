@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.diffusion.contract import Contract
 from ldm.diffusion.guidance import cfg, perturbed
 from ldm.diffusion.plane import Level, Network
-from ldm.diffusion.schedules import Schedule
 from ldm.models.attention import perturbing_attention
 from ldm.models.network import CAPTION
 from ldm.models.networks import kind_of
@@ -27,7 +27,7 @@ class Told:
         self.both = None if negative is None else torch.cat([negative, positive])
 
 
-def guided(unet: Any, schedule: Schedule, told: Told, guidance: Guidance) -> Network:
+def guided(unet: Any, contract: Contract, told: Told, guidance: Guidance) -> Network:
     """The guided U-Net, float32 in and out.
 
     Conditional and unconditional are one pass of 2B images; without a negative context there
@@ -37,7 +37,7 @@ def guided(unet: Any, schedule: Schedule, told: Told, guidance: Guidance) -> Net
     ask = kind_of(unet).predict
 
     def predict(network: Any, x: Tensor, level: Level, context: Any) -> Tensor:
-        label = schedule.label(level.t).to(torch.float32).to(x.device)
+        label = contract.label(level).to(torch.float32).to(x.device)
         return ask(network, x.to(network.dtype), label, {CAPTION: context}).to(x.dtype)
 
     def cond(x: Tensor, level: Level) -> Tensor:

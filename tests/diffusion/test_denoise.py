@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ldm.diffusion.contract import Contract
 from ldm.diffusion.denoise import (
     boundary,
     check,
@@ -30,6 +31,7 @@ from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedules import SCHEDULES, Flow
 
 SCHEDULE = SCHEDULES["scaled_linear"]()
+LABEL = Contract.of(SCHEDULE, V).label
 LEVEL = SCHEDULE.level(torch.tensor(0.6, dtype=torch.float64))
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -113,8 +115,8 @@ def test_threshold_leaves_what_is_within_one():
 
 def test_boundary_returns_x_at_label_zero_and_the_denoiser_at_large_labels():
     first = SCHEDULE.level(torch.tensor(1e-3, dtype=torch.float64))
-    torch.testing.assert_close(boundary(wide, SCHEDULE)(X, first).x0, X)
-    far = boundary(wide, SCHEDULE)(X, LEVEL)
+    torch.testing.assert_close(boundary(wide, LABEL)(X, first).x0, X)
+    far = boundary(wide, LABEL)(X, LEVEL)
     torch.testing.assert_close(far.x0, wide(X, LEVEL).x0, rtol=0, atol=1e-5)
     torch.testing.assert_close(noised(far.x0, far.eps, LEVEL), X)
 
@@ -147,7 +149,7 @@ def test_wrappers_pass_the_variance_on():
     def learned(x, level):
         return wide(x, level)._replace(var=x)
 
-    for wrapped in (clamp(learned), threshold(learned), boundary(learned, SCHEDULE)):
+    for wrapped in (clamp(learned), threshold(learned), boundary(learned, LABEL)):
         assert torch.equal(wrapped(X, LEVEL).var, X)
 
 

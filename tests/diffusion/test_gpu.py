@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ldm.diffusion.contract import Contract
 from ldm.diffusion.denoise import boundary, clamp, denoiser, threshold
 from ldm.diffusion.grids import GRIDS
 from ldm.diffusion.guidance import cfg, steer, steer_x0
@@ -10,7 +11,7 @@ from ldm.diffusion.learned import vlb_loss
 from ldm.diffusion.loss import TIME_SAMPLERS, WEIGHTINGS, denoising_loss, time_sampler
 from ldm.diffusion.plane import V
 from ldm.diffusion.samplers import SAMPLERS
-from ldm.diffusion.schedules import SCHEDULES
+from ldm.diffusion.schedules import SCHEDULES, snap
 
 pytestmark = pytest.mark.gpu
 NAMES = sorted(set(SCHEDULES) - {"table"})
@@ -42,7 +43,9 @@ def test_samplers(name, schedule):
 
     def sample(device):
         made = schedule_on(schedule, device)
-        denoise = threshold(clamp(boundary(denoiser(network, made, V), made)), largest=2.0)
+        denoise = threshold(
+            clamp(boundary(denoiser(network, made, V), Contract.of(made, V).label)), largest=2.0
+        )
         levels, x = GRIDS["trailing"](made, 6), X.to(device)
         noise = [z.to(device) for z in Z]
         return list(SAMPLERS[name](denoise, x, levels, noise=lambda i: noise[i], **options))[-1].x
@@ -55,7 +58,7 @@ def test_samplers(name, schedule):
 def test_losses(name, schedule):
     def loss(device, out=network):
         made = schedule_on(schedule, device)
-        t = made.snap(T.to(device))
+        t = snap(made, T.to(device))
         x = X.to(device)
         return denoising_loss(out, made, V, x, x + 1, t, WEIGHTINGS[name]).detach()
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ldm.diffusion.contract import known_label
 from ldm.diffusion.grids import GRIDS, renoise
 from ldm.diffusion.schedules import SCHEDULES, VE
 
@@ -10,7 +11,7 @@ LATENT = SCHEDULES["scaled_linear"]()
 
 
 def labels(levels, schedule=LATENT):
-    return [float(schedule.label(level.t)) for level in levels[:-1]]
+    return [float(known_label(schedule, level)) for level in levels[:-1]]
 
 
 def test_spacings_are_table_2_of_lin_et_al():

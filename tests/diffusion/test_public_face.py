@@ -9,7 +9,7 @@ from ldm.diffusion.plane import fit
 
 FACE = (
     "GRIDS PREDICTIONS SAMPLERS SCHEDULES TIME_SAMPLERS WEIGHTINGS "
-    "Denoiser Estimate Level Network Noise Prediction Sampler Schedule State "
+    "Contract Denoiser Estimate Level Network Noise Prediction Sampler Schedule State "
     "cfg clamp denoiser denoising_loss elbo inpaint mixture noised ode_log_prob renoise resolve "
     "steer threshold"
 )

@@ -262,7 +262,7 @@ def test_the_nearest_sampler_visits_the_levels_of_the_class_it_stands_for(drawn)
     labels, sigmas = scheduler.timesteps.tolist(), getattr(scheduler, "sigmas", None)
     if config["_class_name"].startswith("KDPM2"):  # which has another between any two
         labels, sigmas = [labels[0], *labels[2::2]], None
-    mine = [float(spec.schedule.label(level.t)) for level in levels[:-1]]
+    mine = [float(spec.contract.label(level)) for level in levels[:-1]]
     chosen = any(config.get(f"use_{name}_sigmas") for name in ("karras", "exponential", "beta"))
     # labels of chosen σ are whole numbers, which float32 may round to the neighbour
     assert mine == pytest.approx(labels, abs=1.0 if chosen else 0.1)

@@ -261,7 +261,7 @@ def test_image_to_image_matches_diffusers_last_steps(steps):
         theirs = scheduler.step(net(theirs, float(t)), t, theirs, return_dict=False)[0]
 
     def call(x, level):
-        return net(x, float(spec.schedule.label(level.t)))
+        return net(x, float(spec.contract.label(level)))
 
     *_, (ours, _, _) = spec.sample(call, x, steps, levels=levels)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=EXACT)
@@ -310,8 +310,8 @@ def test_ddim_visits_the_levels_of_its_grid_where_diffusers_has_none(
     spec = Spec.from_diffusion_config(config, grid=grid)
     noise, levels = draws(SHAPE, 1, seed=7)[0], spec.levels(20)
     x = spec.initial(noise)
-    net, label = network(SHAPE), spec.schedule.label
-    denoise = spec.denoiser(lambda x, level: net(x, float(label(level.t))))
+    net, label = network(SHAPE), spec.contract.label
+    denoise = spec.denoiser(lambda x, level: net(x, float(label(level))))
     *_, (expected, _, _) = SAMPLERS["ddim"](denoise, x, levels)
     torch.testing.assert_close(our_loop(spec, net, noise, 20, []), expected)
 
@@ -478,7 +478,7 @@ def test_another_sampler_takes_over_the_model_of_any_class(sampler, class_name):
     assert spec.schedule.betas.tolist() == betas
     made = getattr(diffusers, class_of(sampler, "")).from_config(config)
     made.set_timesteps(10)
-    labels = [float(spec.schedule.label(level.t)) for level in spec.levels(10)[:-1]]
+    labels = [float(spec.contract.label(level)) for level in spec.levels(10)[:-1]]
     assert labels == pytest.approx(list(dict.fromkeys(made.timesteps.tolist())), abs=1e-4)
 
 

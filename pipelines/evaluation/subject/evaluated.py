@@ -26,6 +26,7 @@ from ldm.data.source import Needs, Split, open_source
 from ldm.diffusion.guidance import within
 from ldm.diffusion.loss import denoising_loss
 from ldm.diffusion.plane import Denoiser, Level, Network
+from ldm.diffusion.schedules import snap
 from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level
 from ldm.evaluation.sweep import Setting
 from ldm.training.checkpoint import load_newest
@@ -176,7 +177,7 @@ class Evaluated:
             network = self.network([captions[i] for i in indices])
             return denoising_loss(network, spec.schedule, spec.prediction, x0, eps, t)
 
-        times = level_times(levels, spec.schedule.snap)
+        times = level_times(levels, lambda t: snap(spec.schedule, t))
         with evaluating(self.pipe.unet):
             return loss_by_level(
                 losses,
