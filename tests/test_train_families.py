@@ -170,7 +170,7 @@ def test_a_learned_schedule_trains_and_leaves_a_table_with_its_ends(experiment):
     for key, value in start.state_dict().items():
         assert curve[key].dtype == torch.float64 and not torch.equal(curve[key], value)
     table = TextToImagePipeline.from_pretrained(folder).spec.schedule
-    torch.testing.assert_close(Discrete(start.betas()).alphas_cumprod, table.alphas_cumprod)
+    torch.testing.assert_close(Discrete.of(start.betas()).alphas_cumprod, table.alphas_cumprod)
 
 
 @pytest.mark.parametrize("name", ["importance", "learned", "muon"])

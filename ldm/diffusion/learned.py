@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ldm.diffusion.plane import Level, Prediction, fit, noised, target
+from ldm.diffusion.plane import Level, Prediction, betas_of, fit, noised, target
 
 
 class Learned(nn.Module):
@@ -72,7 +72,7 @@ class Learned(nn.Module):
         """β (1000,) of the table with these ends whose entry n is the level labelled n."""
         s = torch.arange(1, 1001, dtype=torch.float64) / 1000
         bar = (self.log_snr_max + (self.log_snr_min - self.log_snr_max) * s).sigmoid()
-        return 1 - bar / torch.cat([torch.ones(1, dtype=torch.float64), bar[:-1]])
+        return betas_of(bar)
 
 
 def _variance_preserving(t: Tensor, log_snr: Tensor) -> Level:

@@ -170,6 +170,11 @@ def posterior(a: Level, b: Level) -> tuple[Tensor, Tensor]:
     return b.sigma**2 * lost, a.sigma**2 * lost
 
 
+def betas_of(bar: Tensor) -> Tensor:
+    """β (N,) of a table whose steps leave ᾱ (N,)."""
+    return 1 - bar / torch.cat([torch.ones_like(bar[:1]), bar[:-1]])
+
+
 def step(estimate: Estimate, b: Level, std: Tensor, z: Tensor | None = None) -> Tensor:
     """x_b = α_b·x̂0 + √(σ_b² - std²)·ε̂ + std·z: DDIM (Song et al. 2021) eq. 12, on any path."""
     x0, eps = estimate.x0, estimate.eps

@@ -3,16 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ldm.diffusion.learned import Learned
-from ldm.diffusion.plane import Level
-
-ZERO_SNR_FLOOR = 2.0**-24  # stands in for ᾱ = 0 where a logarithm is needed
+from ldm.diffusion.plane import Level, betas_of
 
 
 class Schedule(Protocol):
@@ -34,28 +31,33 @@ def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Discrete:
-    """A table of N steps with forward variances β (DDPM). Entry n is time t = (n+1)/N.
+    """A table of N steps that leave the signal ᾱ (DDPM). Entry n is time t = (n+1)/N.
 
     Between entries the log-SNR is linear in t, as in k-diffusion; below the first one σ/α falls
     linearly to 0.
     """
 
-    betas: Tensor  # (N,) float64
-    floor: float = 0.0  # stands in for ᾱ = 0
+    alphas_cumprod: Tensor  # (N,) float64 ᾱ
+    log_snrs: Tensor = field(init=False)  # (N,) finite also at zero terminal SNR
+
+    @classmethod
+    def of(cls, betas: Tensor, zero_snr: bool = False) -> "Discrete":
+        """The table of forward variances β (N,), rescaled to end in pure noise or not."""
+        return cls((1 - (zero_terminal_snr(betas) if zero_snr else betas)).cumprod(0))
 
     def __post_init__(self) -> None:
-        bar = (1 - self.betas).cumprod(0)
-        bar = torch.where(bar > 0, bar, self.floor)
-        floored = torch.where(bar > 0, bar, (bar[-2] / 2).clamp(max=ZERO_SNR_FLOOR))
-        object.__setattr__(self, "alphas_cumprod", bar)
-        object.__setattr__(self, "log_snrs", floored.log() - (1 - floored).log())
-
-    alphas_cumprod: Tensor = field(init=False)  # (N,) ᾱ
-    log_snrs: Tensor = field(init=False)  # (N,) finite also at zero terminal SNR
+        bar = self.alphas_cumprod
+        some = torch.where(bar > 0, bar, (bar[-2] / 2).clamp(max=2.0**-24))  # for a logarithm
+        object.__setattr__(self, "log_snrs", some.log() - (1 - some).log())
 
     @property
     def steps(self) -> int:
-        return len(self.betas)
+        return len(self.alphas_cumprod)
+
+    @property
+    def betas(self) -> Tensor:
+        """β (N,)."""
+        return betas_of(self.alphas_cumprod)
 
     def level(self, t: Tensor) -> Level:
         index = t * self.steps - 1
@@ -93,56 +95,44 @@ def snap(schedule: Schedule, t: Tensor) -> Tensor:
 def zero_terminal_snr(betas: Tensor) -> Tensor:
     """β whose last step is pure noise: √ᾱ shifted and scaled (Lin et al. 2023, algorithm 1)."""
     root = (1 - betas).cumprod(0).sqrt()
-    bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-    return 1 - torch.cat([bar[:1], bar[1:] / bar[:-1]])
-
-
-def _discrete(betas: Callable[..., Tensor]) -> Callable[..., Discrete]:
-    """A function that returns β as one that returns their table, rescaled to `zero_snr` or not."""
-
-    @wraps(betas)
-    def schedule(
-        *args: Any, zero_snr: bool = False, floor: float = 0.0, **options: Any
-    ) -> Discrete:
-        b = betas(*args, **options)
-        return Discrete(zero_terminal_snr(b) if zero_snr else b, floor)
-
-    return schedule
+    return betas_of(((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2)
 
 
 def _line(start: float, end: float, steps: int) -> Tensor:
     return torch.linspace(start, end, steps, dtype=torch.float64)
 
 
-@_discrete
-def linear(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+def linear(
+    steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, zero_snr: bool = False
+) -> Discrete:
     """β linear in the step (Ho et al. 2020, section 4)."""
-    return _line(beta_start, beta_end, steps)
+    return Discrete.of(_line(beta_start, beta_end, steps), zero_snr)
 
 
-@_discrete
-def scaled_linear(steps: int = 1000, beta_start: float = 85e-5, beta_end: float = 0.012) -> Tensor:
+def scaled_linear(
+    steps: int = 1000, beta_start: float = 85e-5, beta_end: float = 0.012, zero_snr: bool = False
+) -> Discrete:
     """√β linear in the step: latent diffusion (Rombach et al. 2022), there called "linear"."""
-    return _line(beta_start**0.5, beta_end**0.5, steps) ** 2
+    return Discrete.of(_line(beta_start**0.5, beta_end**0.5, steps) ** 2, zero_snr)
 
 
-@_discrete
-def sigmoid(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+def sigmoid(
+    steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, zero_snr: bool = False
+) -> Discrete:
     """β along a logistic curve from -6 to 6 (GeoDiff, Xu et al. 2022)."""
-    return _line(-6, 6, steps).sigmoid() * (beta_end - beta_start) + beta_start
+    rise = _line(-6, 6, steps).sigmoid()
+    return Discrete.of(rise * (beta_end - beta_start) + beta_start, zero_snr)
 
 
-@_discrete
-def cosine(steps: int = 1000, max_beta: float = 0.999) -> Tensor:
+def cosine(steps: int = 1000, max_beta: float = 0.999, zero_snr: bool = False) -> Discrete:
     """ᾱ = cos²((t + 0.008)/1.008 · π/2), β capped (Nichol & Dhariwal 2021, eq. 17)."""
     bar = ((_line(0, 1, steps + 1) + 0.008) / 1.008 * math.pi / 2).cos() ** 2
-    return (1 - bar[1:] / bar[:-1]).clamp(max=max_beta)
+    return Discrete.of((1 - bar[1:] / bar[:-1]).clamp(max=max_beta), zero_snr)
 
 
-@_discrete
-def table(betas: Sequence[float]) -> Tensor:
+def table(betas: Sequence[float], zero_snr: bool = False) -> Discrete:
     """Any β that are given as numbers."""
-    return torch.tensor(betas, dtype=torch.float64)
+    return Discrete.of(torch.tensor(betas, dtype=torch.float64), zero_snr)
 
 
 @dataclass(frozen=True)

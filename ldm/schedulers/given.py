@@ -5,7 +5,7 @@ from typing import Any
 
 from ldm.diffusion.plane import edm
 from ldm.diffusion.samplers import SAMPLERS
-from ldm.diffusion.schedules import SCHEDULES
+from ldm.schedulers.floor import SCHEDULES
 from ldm.settings.arguments import refuse_arguments, refuse_no_schedule
 
 

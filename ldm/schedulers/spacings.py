@@ -14,7 +14,8 @@ from torch import Tensor
 from ldm.diffusion import grids
 from ldm.diffusion.grids import Grid, entries, split, whole
 from ldm.diffusion.plane import Level, clean
-from ldm.diffusion.schedules import ZERO_SNR_FLOOR, Flow, Schedule, interpolate, positions
+from ldm.diffusion.schedules import Flow, Schedule, interpolate, positions
+from ldm.schedulers.floor import ZERO_SNR_FLOOR
 
 
 def leading(schedule: Schedule, n: int, offset: int = 0, extra: int = 0) -> list[Level]:

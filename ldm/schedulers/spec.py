@@ -17,9 +17,10 @@ from ldm.diffusion.grids import split
 from ldm.diffusion.learned import Learned
 from ldm.diffusion.plane import PREDICTIONS, Level, Network, Noise, Prediction, State, clean, edm
 from ldm.diffusion.samplers import SAMPLERS, Solver
-from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Discrete, Schedule, positions
+from ldm.diffusion.schedules import Discrete, Schedule, positions
 from ldm.schedulers import quirks
 from ldm.schedulers.another import LEARNED, read_for
+from ldm.schedulers.floor import SCHEDULES, ZERO_SNR_FLOOR, floored
 from ldm.schedulers.given import refuse_process
 from ldm.schedulers.kept import refuse_loss
 from ldm.schedulers.reader import read_scheduler
@@ -72,12 +73,12 @@ class Spec:
         """What grids are laid on: the schedule as diffusers' class of the sampler has it."""
         schedule = self.schedule
         if isinstance(schedule, Learned):
-            return Discrete(schedule.betas())
+            return Discrete.of(schedule.betas())
         floor = ZERO_SNR_FLOOR if divides_by_alpha(self.sampler) else 0.0
         if isinstance(schedule, Discrete):
-            return Discrete(schedule.betas, schedule.floor or floor)
+            return floored(schedule, floor)
         betas = tabulated(schedule)
-        return schedule if betas is None else Discrete(betas, floor)
+        return schedule if betas is None else floored(Discrete.of(betas), floor)
 
     @property
     def prediction(self) -> Prediction:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.diffusion.schedules import ZERO_SNR_FLOOR, Schedule, positions
+from ldm.diffusion.plane import betas_of
+from ldm.diffusion.schedules import Schedule, positions
+from ldm.schedulers.floor import ZERO_SNR_FLOOR
 from ldm.schedulers.keys import Reader
 
 Options = dict[str, Any]
@@ -56,7 +58,7 @@ def tabulated(schedule: Schedule) -> Tensor | None:
     bar = level.alpha.square()
     if not torch.allclose(bar + level.sigma.square(), torch.ones_like(bar)):
         return None
-    return 1 - bar / torch.cat([bar.new_ones(1), bar[:-1]])
+    return betas_of(bar)
 
 
 def read_table(read: Reader) -> Options:

@@ -11,7 +11,8 @@ from ldm.diffusion.exact import as_network, gaussian, mixture
 from ldm.diffusion.grids import GRIDS, split
 from ldm.diffusion.plane import PREDICTIONS, Estimate, V, clean
 from ldm.diffusion.samplers import SAMPLERS
-from ldm.diffusion.schedules import SCHEDULES, ZERO_SNR_FLOOR, Cosine, Discrete, Flow
+from ldm.diffusion.schedules import SCHEDULES, Cosine, Flow
+from ldm.schedulers.floor import ZERO_SNR_FLOOR, floored
 
 D = 2
 MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
@@ -65,7 +66,7 @@ def test_order_of_convergence(name, schedule):
         Flow(),
         Cosine(1.0, 0.0),
         SCHEDULES["linear"](zero_snr=True),
-        Discrete(SCHEDULES["linear"](zero_snr=True).betas, ZERO_SNR_FLOOR),
+        floored(SCHEDULES["linear"](zero_snr=True)),
     ],
     ids=["flow", "cosine", "zero-snr", "floored"],
 )
@@ -86,7 +87,7 @@ def test_second_order_pays_from_pure_noise_to_clean_data(name, schedule):
 @pytest.mark.parametrize("name", ["heun", "dpmpp_2m", "unipc"])
 def test_what_a_network_errs_by_at_pure_noise_is_not_multiplied(name, floor):
     """x̂0 is 0.01 off at the first level, as after training that hardly goes there."""
-    schedule = Discrete(SCHEDULES["scaled_linear"](zero_snr=True).betas, floor)
+    schedule = floored(SCHEDULES["scaled_linear"](zero_snr=True), floor)
 
     def wrong(x, level):
         x0 = EXACT(x, level).x0 + 0.01 * (level.alpha < 0.01)

@@ -286,6 +286,19 @@ def test_a_learned_variance_samples_the_same_in_diffusers():
     torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-13)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine", "sigmoid", "table"])
+def test_a_floor_in_a_config_or_an_export_is_what_is_left_at_the_end(schedule):
+    """As a Spec says that was read from diffusers, and as `ldm.json` and configs may have it."""
+    given = {"zero_snr": True, "floor": 2.0**-24} | (
+        {"betas": [0.1, 0.2, 0.3]} if schedule == "table" else {}
+    )
+    config = DiffusionConfig(schedule=schedule, schedule_args=given, prediction="epsilon")
+    read = Spec.from_json({"schedule_name": schedule, "schedule_args": given})
+    for spec in (Spec.from_diffusion_config(config, "trailing", "ddim"), read):
+        assert (spec.levels(2)[0].alpha, spec.schedule_args) == (2.0**-12, given)
+        assert Spec.from_json(spec.to_json()) == spec
+
+
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "dpmpp_2m_sde", "unipc"])
 def test_a_continuous_schedule_that_ends_in_pure_noise_is_exported(sampler):
     """At the floor of α = 1/4096, in diffusers' float32 numbers; without it they are NaN."""
@@ -475,7 +488,7 @@ def test_another_sampler_takes_over_the_model_of_any_class(sampler, class_name):
         warnings.simplefilter("error")  # PNDM's stand-in is not needed
         spec = Spec.from_diffusers(config, sampler)
     assert (spec.sampler, spec.prediction_name, spec.source) == (sampler, "v", None)
-    assert spec.schedule.betas.tolist() == betas
+    assert spec.schedule_args == {"betas": betas}
     made = getattr(diffusers, class_of(sampler, "")).from_config(config)
     made.set_timesteps(10)
     labels = [float(spec.contract.label(level)) for level in spec.levels(10)[:-1]]

@@ -14,8 +14,8 @@ from ldm.core.errors import UserError
 from ldm.diffusion.loss import TIME_SAMPLERS, WEIGHTINGS
 from ldm.diffusion.plane import edm
 from ldm.diffusion.samplers import SAMPLERS
-from ldm.diffusion.schedules import SCHEDULES
 from ldm.models.unet import build_unet
+from ldm.schedulers.floor import SCHEDULES
 from ldm.schedulers.spec import Spec
 from ldm.settings.arguments import refuse_arguments
 from ldm.training.tasks.denoising import Times, objective
