@@ -78,6 +78,7 @@ def preflight(
 ) -> dict[str, str]:
     """The rows of stage 2; an epoch shows `epoch` images; `refusal` is why it is not exported."""
     train = latents["train"]
+    diffused = "pixels" if run.config.autoencoder.kind == "pixels" else "latents"
     mean, std = (", ".join(f"{x:.2f}" for x in figure.tolist()) for figure in train.statistics)
     modules = dict(model.named_children())
     captions = (" | ".join(choices) for choices in all_captions(train) if choices)
@@ -89,7 +90,7 @@ def preflight(
         "caption": next(captions, "none: training is unconditional"),
         **cut_captions(model.conditioner, all_captions(train)),
         **({"repeats": f"an epoch shows {epoch} of them"} if epoch > len(train) else {}),
-        "latents": f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
+        diffused: f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
         **budget(modules, run.train, epoch, run.accelerator.num_processes),
         kind_of(model.unet).name: starting_point(run.config),
         "export": f"for this package alone: {refusal}" if refusal else "stock diffusers",

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from ldm.core.errors import UserError
 from ldm.core.text import say, say_table
 from ldm.settings.fields import place
-from pipelines.commands.arguments import positive
+from pipelines.commands.arguments import number, positive
 from pipelines.commands.loading import loaded
 
 
@@ -13,6 +13,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=place, metavar="RUN", help="runs/NAME, or NAME")
     parser.add_argument("prompts", nargs="*", metavar="PROMPT")
     parser.add_argument("--n", type=positive, default=100, help="images for each prompt")
+    parser.add_argument(
+        "--guidance-scale", type=number, help="as in the model's folder unless given"
+    )
     parser.add_argument(
         "--measure",
         default="colour",
@@ -32,7 +35,12 @@ def run(args: Namespace) -> None:
         raise UserError(f"{run.folder} has no pipeline yet: train it to the end, or export it")
     pipe = loaded(str(run.export))
     rows = measure_adherence(
-        pipe, run.folder, args.prompts or PROMPTS, count=args.n, measure=args.measure
+        pipe,
+        run.folder,
+        args.prompts or PROMPTS,
+        count=args.n,
+        measure=args.measure,
+        guidance_scale=args.guidance_scale,
     )
     say(table(rows))
     say_table({"picture": str(run.folder / "adherence.png"), "pipeline": str(run.export)})

@@ -24,12 +24,13 @@ def measure_adherence(
     count: int = 100,
     measure: str = "colour",
     batch: int = 50,
+    guidance_scale: float | None = None,
 ) -> list[Row]:
     """Sample `count` images for each prompt and measure them.
 
     Writes folder/adherence.json, .txt and .png, the first few images of each prompt. `measure` is
-    a key of ldm.evaluation.adherence.MEASURES. Raises UserError for a prompt that does not ask
-    for what is measured.
+    a key of ldm.evaluation.adherence.MEASURES, `guidance_scale` the model's own unless given.
+    Raises UserError for a prompt that does not ask for what is measured.
     """
     for prompt in prompts:
         if measure not in asked(prompt):
@@ -39,7 +40,8 @@ def measure_adherence(
     rows, shown = [], []
     with tqdm(total=count * len(prompts), desc="sampling", unit="img") as bar:
         for prompt in prompts:
-            images = many(pipe, [prompt] * count, 0, batch, bar.update)
+            wanted = [prompt] * count
+            images = many(pipe, wanted, 0, batch, bar.update, guidance_scale=guidance_scale)
             rows.append(adherence(prompt, measure, images))
             shown.append((prompt, images[:SHOWN]))
     write_json(folder / "adherence.json", jsonable(rows))

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from autoencoder.pixels import Pixels
 from ldm.core import keyed
 from ldm.core.errors import UserError
 from ldm.core.inference import evaluating
@@ -21,6 +22,11 @@ from ldm.diffusion.plane import Network, Noise, V
 from ldm.schedulers.spec import Spec
 
 FLOWERS, SIDE = 500, 64  # of the built-in data
+_IN_LATENTS = (
+    "It works on latents: small arrays that a decoder turns into pictures. Noise is added to those "
+    "and taken from them, and every picture on this page is a decoded latent."
+)
+_IN_PIXELS = "It works on the pixels themselves: noise is added to those and taken from them."
 
 
 class Subject(NamedTuple):
@@ -79,6 +85,7 @@ def trained_subject(checkpoint: str, prompt: str) -> Subject:
 
     pipe = TextToImagePipeline.from_pretrained(checkpoint)
     pipe.set_progress_bar_config(disable=True)
+    pixels = isinstance(pipe.vae, Pixels)
 
     def network(scale: float, images: int) -> Network:
         positive, negative = pipe.context(prompt, None, images, guided=scale != 1)
@@ -92,13 +99,12 @@ def trained_subject(checkpoint: str, prompt: str) -> Subject:
     return Subject(
         name=prompt,
         about=f"The model is <code>{escape(checkpoint)}</code>, and the prompt “{escape(prompt)}”. "
-        "It works on latents: small arrays that a decoder turns into pictures. Noise is added to "
-        "those and taken from them, and every picture on this page is a decoded latent.",
+        + (_IN_PIXELS if pixels else _IN_LATENTS),
         spec=pipe.spec,
         x0=pipe(prompt, seed=0, output_type="latent").images,
         network=network,
         pictures=lambda x: pipe.images(x.float(), "pil").images,
-        latents=channels,
+        latents=None if pixels else channels,
         ready=lambda: evaluating(pipe.unet, pipe.vae, pipe.text_encoder),
     )
 

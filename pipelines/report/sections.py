@@ -8,7 +8,7 @@ from ldm.evaluation.measurements import shown
 from pipelines.evaluation.parts.adherence import Adherence, first_measure
 from pipelines.evaluation.parts.metrics import Metrics
 from pipelines.evaluation.results import Reported
-from pipelines.runs.record import describe
+from pipelines.runs.record import describe, trains_autoencoder
 from pipelines.sheets.page import Series, charts
 from pipelines.sheets.pieces import (
     curves,
@@ -170,7 +170,7 @@ def made(told: Reported) -> str:
         f"ldm evaluate {run.folder}",
         f"ldm report {run.folder}",
     ]
-    if run.config.autoencoder.path:
+    if not trains_autoencoder(run.config):
         del commands[0]
     return (
         facts({k: v for k, v in about.items() if v})

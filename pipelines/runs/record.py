@@ -122,12 +122,14 @@ def describe(run: RunRecord) -> dict[str, str]:
         "run": str(run.folder),
         "data": f"{data.source}, {data.resolution} x {data.resolution} pixels",
         "conditioning": text,
+        "network": config.network.get("kind", "unet"),
         "diffusion": f"{config.diffusion.schedule} schedule, {config.diffusion.prediction} "
         f"prediction, {config.diffusion.weighting} weighting",
     }
     for stage in STAGES:
-        if stage == "autoencoder" and config.autoencoder.path:
-            rows[stage] = f"{config.autoencoder.path}, as it came"
+        if stage == "autoencoder" and not trains_autoencoder(config):
+            path, kind = config.autoencoder.path, config.autoencoder.kind
+            rows[stage] = f"{path}, as it came" if kind == "kl" else f"none: {kind} as they are"
         else:
             rows[stage] = _how_far(run, stage)
     rows["samples"] = str(run.samples or "none yet")
@@ -135,6 +137,11 @@ def describe(run: RunRecord) -> dict[str, str]:
     if run.ema_length is not None:
         rows["pipeline"] += f", averaged over a relative length of {run.ema_length:g}"
     return rows
+
+
+def trains_autoencoder(config: Config) -> bool:
+    """Whether a run's first stage has anything to do."""
+    return config.autoencoder.kind == "kl" and config.autoencoder.path is None
 
 
 def _how_far(run: RunRecord, stage: str) -> str:

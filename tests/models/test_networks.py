@@ -12,6 +12,7 @@ from ldm.config import ConditioningConfig, Config, DiffusionConfig
 from ldm.core.errors import UserError
 from ldm.models.networks import configured_network, kind_of, predict
 from ldm.schedulers.spec import Spec
+from pipelines.explained.subject import trained_subject
 from pipelines.text_to_image import TextToImagePipeline
 
 SMALL = {"kind": "transformer", "num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8}
@@ -99,6 +100,8 @@ def test_a_transformer_on_pixels_samples_the_same_from_its_folder_and_no_stock_p
     again = TextToImagePipeline.from_pretrained(tmp_path / "own")
     again.set_progress_bar_config(disable=True)
     assert (again("rose", **call).images == image).all()
+    explained = trained_subject(str(tmp_path / "own"), "rose")
+    assert "on the pixels themselves" in explained.about and explained.latents is None
     index = json.loads((tmp_path / "own" / "model_index.json").read_text())
     assert index["unet"] == ["diffusers", "PixArtTransformer2DModel"]
     with pytest.raises(Exception, match=r"Pixels|autoencoder|scheduler"):

@@ -10,7 +10,10 @@ import pytest
 from conftest import tiny_pipeline, write_run
 from PIL import Image
 
+from ldm.config import load_config, save_config
 from pipelines.commands.main import COMMANDS, main
+from pipelines.evaluation.results import Reported
+from pipelines.report.sections import made
 from pipelines.runs.record import RunRecord, describe
 
 
@@ -89,6 +92,15 @@ def test_a_run_that_has_just_begun_is_described(run, tmp_path):
     rows = describe(RunRecord.read(tmp_path))
     assert rows["ldm"] == "not begun" and rows["pipeline"] == "not exported yet"
     assert main(["inspect", str(tmp_path)]) == 0
+
+
+def test_a_transformer_on_pixels_is_called_that_and_no_first_stage_is_asked_for(run, tmp_path):
+    other = ["network.kind=transformer", "autoencoder.kind=pixels"]
+    save_config(load_config(run / "config.yaml", other), tmp_path / "config.yaml")
+    told = Reported.read(tmp_path)
+    rows = describe(told.run)
+    assert rows["network"] == "transformer" and rows["autoencoder"] == "none: pixels as they are"
+    assert "train_ldm.py" in made(told) and "train_autoencoder.py" not in made(told)
 
 
 def test_data_shows_images_and_counts_captions(tmp_path, capsys):

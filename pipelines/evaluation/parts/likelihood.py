@@ -1,4 +1,4 @@
-"""How likely held-out images are, in bits per latent dimension."""
+"""How likely held-out images are, in bits per dimension of what is diffused."""
 
 from dataclasses import dataclass
 from html import escape
@@ -64,7 +64,7 @@ class Likelihood(Part):
 
     def text(self) -> str:
         columns = {"bound": self.bound.terms, "probability flow": [self.flow]}
-        return "bits per latent dimension, held out\n" + table(columns)
+        return "bits per dimension of what is diffused, held out\n" + table(columns)
 
     def section(self, beside: Beside) -> str:
         rows = [[escape(name_of(m.name)), interval(m), str(m.n)] for m in self.bound.terms]
@@ -72,4 +72,4 @@ class Likelihood(Part):
         steps = Series("bits of a step", self.bound.t, self.bound.steps)
         said = "Where the bits go: each step of the bound, by the noise it starts from"
         chart = curves([steps], "t", said, log_y=True)
-        return grid(("held-out latents", "bits per dimension", "N"), rows) + charts([chart])
+        return grid(("held out", "bits per dimension", "N"), rows) + charts([chart])

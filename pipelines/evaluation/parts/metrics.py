@@ -95,7 +95,7 @@ class Metrics(Part):
         if (pair := self._both("precision")) and apart(*pair) <= -2:
             yield (
                 f"Of the samples {pair[0].value:.0%} look like training images, of held-out images "
-                f"{pair[1].value:.0%}: fidelity is lost. More training, a larger U-Net or more "
+                f"{pair[1].value:.0%}: fidelity is lost. More training, a larger network or more "
                 "guidance help."
             )
         if (pair := self._both("recall")) and apart(*pair) <= -2:
