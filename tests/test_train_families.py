@@ -21,11 +21,11 @@ from autoencoder.model import build_autoencoder
 from ldm.config import DiffusionConfig, load_config
 from ldm.core.errors import UserError
 from ldm.diffusion.learned import Learned
-from ldm.diffusion.loss import TIME_SAMPLERS, WEIGHTINGS
+from ldm.diffusion.loss import WEIGHTINGS
 from ldm.diffusion.plane import PREDICTIONS
 from ldm.diffusion.schedules import Discrete
 from ldm.schedulers.spec import Spec
-from ldm.training.tasks.denoising import QUANTILES
+from ldm.training.tasks.times import QUANTILES, TIME_SAMPLERS
 from ldm.training.tracking import read_metrics
 from pipelines.text_to_image import TextToImagePipeline
 from tests.test_train_ldm import YAML, die_in_a_step, last_checkpoint, manifest

@@ -63,9 +63,9 @@ def karras(
     top, bottom = between or ends(schedule)
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     if rho == math.inf:
-        return _at(schedule, math.log(top) + ramp * (math.log(bottom) - math.log(top)))
+        return at_ratios(schedule, math.log(top) + ramp * (math.log(bottom) - math.log(top)))
     root, least = top ** (1 / rho), bottom ** (1 / rho)
-    return _at(schedule, rho * (root + ramp * (least - root)).log())
+    return at_ratios(schedule, rho * (root + ramp * (least - root)).log())
 
 
 def ends(schedule: Schedule) -> tuple[float, float]:
@@ -77,36 +77,9 @@ def ends(schedule: Schedule) -> tuple[float, float]:
     return float(top.sigma / top.alpha), float(bottom.sigma / bottom.alpha)
 
 
-def _at(schedule: Schedule, log_ratio: Tensor) -> list[Level]:
+def at_ratios(schedule: Schedule, log_ratio: Tensor) -> list[Level]:
     """The levels of these log(σ/α)."""
     return [*split(schedule.level(schedule.time(-2 * log_ratio))), clean()]
-
-
-def beta(schedule: Schedule, n: int, between: tuple[float, float] | None = None) -> list[Level]:
-    """σ/α at the quantiles of Beta(0.6, 0.6) between two, or the ends (Lee et al. 2024)."""
-    whole(schedule, n)
-    top, bottom = between or ends(schedule)
-    share = beta_quantile(torch.linspace(1, 0, n, dtype=torch.float64))
-    return _at(schedule, (bottom + share * (top - bottom)).log())
-
-
-def beta_quantile(p: Tensor, a: float = 0.6) -> Tensor:
-    """The quantile function of Beta(a, a), by bisection on the series of its distribution."""
-    lower = torch.minimum(p, 1 - p)
-    k = torch.arange(80, dtype=torch.float64)
-    steps = torch.cat([k.new_ones(1), ((k[:-1] + 1 - a) / (k[:-1] + 1)).cumprod(0)])
-
-    def mass(x: Tensor) -> Tensor:
-        return x**a * (steps / (a + k) * x[..., None] ** k).sum(-1)
-
-    half = mass(torch.tensor(0.5, dtype=torch.float64))
-    low, high = torch.zeros_like(p), torch.full_like(p, 0.5)
-    for _ in range(60):
-        middle = (low + high) / 2
-        under = mass(middle) / (2 * half) < lower
-        low, high = torch.where(under, middle, low), torch.where(under, high, middle)
-    x = torch.where(lower == 0, lower, high)
-    return torch.where(p <= 0.5, x, 1 - x)
 
 
 def renoise(
@@ -128,5 +101,4 @@ GRIDS: dict[str, Grid] = {
     "karras": karras,
     "edm": karras,
     "exponential": partial(karras, rho=math.inf),
-    "beta": beta,
 }

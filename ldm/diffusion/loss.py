@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm.diffusion.plane import (
     Level,
@@ -19,7 +17,7 @@ from ldm.diffusion.plane import (
     resolve,
     target,
 )
-from ldm.diffusion.schedules import Schedule, interpolate, positions, snap
+from ldm.diffusion.schedules import Schedule, positions, snap
 
 Weighting = Callable[..., Tensor]  # (level, schedule, **options) -> weight on |x̂0 - x0|²
 TimeSampler = Callable[..., Tensor]  # (u in [0, 1), schedule, **options) -> t; a quantile function
@@ -44,69 +42,11 @@ def _normal(u: Tensor) -> Tensor:
     return torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9))
 
 
-class Importance(nn.Module):
-    """Times where the loss was large: p ∝ √E[L²] of the last losses in each of `bins` equal spans.
-
-    Improved DDPM (Nichol & Dhariwal 2021, section 3.3). Uniform until every bin has its history.
-    Feed it with `update`, multiply losses by `weight` to leave their mean unbiased, and keep its
-    state in checkpoints.
-    """
-
-    losses: Tensor
-
-    def __init__(self, bins: int = 50, history: int = 10, uniform: float = 0.01) -> None:
-        super().__init__()
-        unknown = torch.full((bins, history), math.nan, dtype=torch.float64)
-        self.register_buffer("losses", unknown)
-        self.uniform = uniform
-
-    def _share(self) -> Tensor:
-        root = self.losses.square().mean(1).sqrt()
-        if not root.isfinite().all() or root.sum() == 0:
-            root = torch.ones_like(root)
-        return torch.lerp(root / root.sum(), torch.ones_like(root) / len(root), self.uniform)
-
-    def _bin(self, t: Tensor) -> Tensor:
-        return ((t.cpu() * len(self.losses) - 1e-6).ceil().long() - 1).clamp(0)
-
-    def forward(self, u: Tensor, schedule: Schedule) -> Tensor:
-        edges = torch.linspace(0, 1, len(self.losses) + 1, dtype=torch.float64)
-        reached = torch.cat([edges[:1], self._share().cumsum(0)])
-        return snap(schedule, interpolate(u, reached.to(u.device), edges.to(u.device)))
-
-    def weight(self, t: Tensor) -> Tensor:
-        """Uniform density over this one's, at t (B,)."""
-        return (1 / (self._share() * len(self.losses)))[self._bin(t)].to(t.device)
-
-    def update(self, t: Tensor, loss: Tensor) -> None:
-        """Remember the losses (B,) at times t (B,)."""
-        for i, value in zip(self._bin(t).tolist(), loss.tolist(), strict=True):
-            self.losses[i] = torch.cat([self.losses[i, 1:], self.losses.new_tensor([value])])
-
-
-TIME_SAMPLERS: dict[str, TimeSampler | type[Importance]] = {
+TIME_SAMPLERS: dict[str, TimeSampler] = {
     "uniform": uniform,
     "lognormal": lognormal,
     "logit_normal": logit_normal,
-    "importance": Importance,
 }
-
-
-def time_sampler(name: str, **options: Any) -> Callable[[Tensor, Schedule], Tensor]:
-    """The time sampler of that name with its options bound; a class is one with a memory."""
-    sampler = TIME_SAMPLERS[name]
-    return sampler(**options) if isinstance(sampler, type) else partial(sampler, **options)
-
-
-def sobol(index: Tensor, shift: float = 0.0) -> Tensor:
-    """Sobol's sequence in one dimension: u (B,) in [0, 1) of the examples `index` (B,) of a run.
-
-    The mirrored bits of the index, rotated by a random `shift`: any 2^k examples in a row fall
-    into 2^k equal strata, within a batch and over batches.
-    """
-    bits = torch.arange(52, device=index.device)
-    mirrored = ((index.long()[:, None] >> bits) & 1) * 0.5 ** (bits.double() + 1)
-    return (mirrored.sum(1) + shift) % 1
 
 
 def below(level: Level, schedule: Schedule) -> Level:

@@ -87,9 +87,31 @@ def beta(
     offset: int = 0,
     first: int | None = None,
 ) -> list[Level]:
-    """σ/α at the quantiles of Beta(0.6, 0.6); options as in `karras`."""
-    levels = grids.beta(schedule, n, _ends(schedule, n, between, offset))
+    """σ/α at the quantiles of Beta(0.6, 0.6) (Lee et al. 2024); options as in `karras`."""
+    whole(schedule, n)
+    top, bottom = _ends(schedule, n, between, offset) or grids.ends(schedule)
+    share = beta_quantile(torch.linspace(1, 0, n, dtype=torch.float64))
+    levels = grids.at_ratios(schedule, (bottom + share * (top - bottom)).log())
     return _told(schedule, levels, told, first)
+
+
+def beta_quantile(p: Tensor, a: float = 0.6) -> Tensor:
+    """The quantile function of Beta(a, a), by bisection on the series of its distribution."""
+    lower = torch.minimum(p, 1 - p)
+    k = torch.arange(80, dtype=torch.float64)
+    steps = torch.cat([k.new_ones(1), ((k[:-1] + 1 - a) / (k[:-1] + 1)).cumprod(0)])
+
+    def mass(x: Tensor) -> Tensor:
+        return x**a * (steps / (a + k) * x[..., None] ** k).sum(-1)
+
+    half = mass(torch.tensor(0.5, dtype=torch.float64))
+    low, high = torch.zeros_like(p), torch.full_like(p, 0.5)
+    for _ in range(60):
+        middle = (low + high) / 2
+        under = mass(middle) / (2 * half) < lower
+        low, high = torch.where(under, middle, low), torch.where(under, high, middle)
+    x = torch.where(lower == 0, lower, high)
+    return torch.where(p <= 0.5, x, 1 - x)
 
 
 def _ends(

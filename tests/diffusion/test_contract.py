@@ -5,11 +5,12 @@ import torch
 
 from ldm.diffusion.contract import Contract
 from ldm.diffusion.denoise import denoiser
-from ldm.diffusion.loss import TIME_SAMPLERS, WEIGHTINGS, denoising_loss, time_sampler
+from ldm.diffusion.loss import WEIGHTINGS, denoising_loss
 from ldm.diffusion.plane import FLOW, Level, edm
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedules import SCHEDULES, VE, Flow
 from ldm.schedulers.spacings import GRIDS
+from ldm.training.tasks.times import TIME_SAMPLERS, Importance
 
 X, *Z = torch.randn(40, 6, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 T = torch.linspace(0.05, 0.95, 6, dtype=torch.float64)
@@ -49,8 +50,7 @@ def test_every_sampler_does(name):
 
 
 def test_every_time_sampler_and_loss_do():
-    for name in TIME_SAMPLERS:
-        draw = time_sampler(name)
+    for draw in {**TIME_SAMPLERS, "importance": Importance()}.values():
         assert torch.equal(draw(T, Straight()), draw(T, Flow()))
     for weighting in WEIGHTINGS.values():
         found, expected = (

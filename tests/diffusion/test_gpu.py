@@ -8,10 +8,11 @@ from ldm.diffusion.denoise import boundary, clamp, denoiser, threshold
 from ldm.diffusion.grids import GRIDS
 from ldm.diffusion.guidance import cfg, steer, steer_x0
 from ldm.diffusion.learned import vlb_loss
-from ldm.diffusion.loss import TIME_SAMPLERS, WEIGHTINGS, denoising_loss, time_sampler
+from ldm.diffusion.loss import TIME_SAMPLERS, WEIGHTINGS, denoising_loss
 from ldm.diffusion.plane import V
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedules import SCHEDULES, snap
+from ldm.training.tasks.times import Importance
 
 pytestmark = pytest.mark.gpu
 NAMES = sorted(set(SCHEDULES) - {"table"})
@@ -68,7 +69,11 @@ def test_losses(name, schedule):
 
 @pytest.mark.parametrize("name", TIME_SAMPLERS)
 def test_time_samplers(name):
-    on_both(lambda device: time_sampler(name)(T.to(device), SCHEDULES["linear"]()))
+    on_both(lambda device: TIME_SAMPLERS[name](T.to(device), SCHEDULES["linear"]()))
+
+
+def test_importance():
+    on_both(lambda device: Importance()(T.to(device), SCHEDULES["linear"]()))
 
 
 def test_the_learned_schedule_learns():

@@ -11,14 +11,15 @@ from autoencoder.model import build_autoencoder
 from ldm.conditions.conditioner import build_conditioner
 from ldm.config import load_config
 from ldm.core.errors import UserError
-from ldm.diffusion.loss import TIME_SAMPLERS, WEIGHTINGS
+from ldm.diffusion.loss import WEIGHTINGS
 from ldm.diffusion.plane import edm
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.models.unet import build_unet
 from ldm.schedulers.floor import SCHEDULES
 from ldm.schedulers.spec import Spec
 from ldm.settings.arguments import refuse_arguments
-from ldm.training.tasks.denoising import Times, objective
+from ldm.training.tasks.denoising import objective
+from ldm.training.tasks.times import TIME_SAMPLERS, Times
 
 BAD = ["nan", ".nan", "-1", "0", "1e30", "1000000000000", "1.5", "x", "", "[]", "[1]", "{a: 1}",
        "true", "null", "[0.5, x]", "[[1]]", "[-1, -1]"]  # fmt: skip

@@ -17,7 +17,8 @@ from ldm.schedulers.spec import Spec
 from ldm.training.ema import EMA
 from ldm.training.examples import Batch, Examples
 from ldm.training.latent_diffusion import LatentDiffusion, bound
-from ldm.training.tasks.denoising import Times, objective
+from ldm.training.tasks.denoising import objective
+from ldm.training.tasks.times import Times
 from ldm.training.tracking import Metrics
 from ldm.training.validation import Validation
 from tests.pipelines.conftest import tiny_parts, tiny_pipeline
