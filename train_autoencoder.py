@@ -104,7 +104,7 @@ def preflight(
         "fewer elements",
         "loss": str(evaluate.objective),
         "Fréchet distance in": evaluate.features.label,
-        **budget(modules, run.train, sizes["train"], run.accelerator.num_processes),
+        **budget(modules, run.train, sizes["train"], run.share.world),
     }
 
 

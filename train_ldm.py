@@ -58,9 +58,10 @@ def train(config: Config) -> int:
     model = LatentDiffusion(unet, conditioner, options, spec.schedule, run.device)
 
     facts = latent_diffusion_facts(config, vae, unet, conditioner)
-    latents = cached_latents(config, vae, photos, run.earlier_facts(facts).get(STATISTICS))
+    known = run.earlier_facts(facts).get(STATISTICS)
+    latents = cached_latents(config, vae, photos, run.share, known)
     facts[STATISTICS] = latents["train"].statistics.figures()
-    examples = keyed_examples(config, task.times.quantiles, latents, conditioner)
+    examples = keyed_examples(config, task.times.quantiles, latents, conditioner, run.share)
     epoch = repeated(all_captions(latents["train"]), config.data.repeats)
     fit = Fit(run, model, facts, training_data(photos["train"]), task.memory, curve=model.curve)
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Dataset as Arrow
 from diffusers.models import AutoencoderKL
 from torch import Tensor
@@ -22,6 +21,7 @@ from autoencoder.model import standardize
 from ldm.config import Config
 from ldm.core.errors import UserError
 from ldm.core.fingerprint import fingerprint
+from ldm.core.share import Share
 from ldm.core.sums import read_sealed, write_sealed
 from ldm.core.text import say
 from ldm.data.example import Source
@@ -85,6 +85,7 @@ class LatentCache:
         folder: Path,
         seed: int,
         device: torch.device | str,
+        share: Share,
         statistics: Statistics | None = None,
         title: str = "encoding",
     ) -> "LatentCache":
@@ -94,7 +95,6 @@ class LatentCache:
         those that it began with. Prints why where older rows had to go. Raises UserError where more
         than 1 % of the images give no finite latents.
         """
-        state = PartialState()
         crops = Crops(source, config, seed)
         channels, height, width = latent_shape(vae, config.data.resolution)
         shape = (crops.views, 2 if config.data.flip else 1, 2 * channels, height, width)
@@ -108,18 +108,18 @@ class LatentCache:
             "images": source.image_fingerprint,
         }
         store = Store(folder, key)
-        if state.is_main_process and (changed := store.settle()):
+        if share.main and (changed := store.settle()):
             say(f"{title}: the latents in {folder} are stale and are made again: {changed}")
-        state.wait_for_everyone()
+        share.wait()
 
         paths = [folder / f"{k:05d}.arrow" for k in range(-(-len(source) // SHARD))]
-        mine = range(state.process_index, len(paths), state.num_processes)
+        mine = share.mine(range(len(paths)))
         whole = set(store.whole(paths[k] for k in mine))
         missing = {k: paths[k] for k in mine if paths[k] not in whole}
         vae.to(device)  # type: ignore[arg-type]  # a decorator of diffusers hides the signature
         encoder = Encoder(vae, shape, config, store)
-        encoder.write(crops, missing, SHARD, title, quiet=not state.is_main_process)
-        state.wait_for_everyone()
+        encoder.write(crops, missing, SHARD, title, quiet=not share.main)
+        share.wait()
 
         if not config.autoencoder.standardize:
             statistics = _nominal(vae)
@@ -132,7 +132,7 @@ class LatentCache:
             )
         cache = cls(shards, shape, source, statistics)
         quarantine = Quarantine(folder, len(source), cache.quarantine)
-        if state.is_main_process:
+        if share.main:
             quarantine.write()
             if statistics is None:
                 figures = cache.statistics.figures()
@@ -191,6 +191,7 @@ def cached_latents(
     config: Config,
     vae: AutoencoderKL,
     sources: dict[str, Source],
+    share: Share,
     known: dict[str, list[float]] | None,
 ) -> dict[str, LatentCache]:
     """The latents of both sets; `vae` is left standardised, so that it decodes them.
@@ -208,6 +209,7 @@ def cached_latents(
             config.folder / "cache" / name,
             config.seed,
             vae.device,
+            share,
             caches["train"].statistics if caches else statistics,
             title=f"encoding the {name} set",
         )

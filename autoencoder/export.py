@@ -26,7 +26,7 @@ def settled(run: Run, start: int) -> bool:
     if done and (fault := export_damage(export_folder(run.config))):
         run.say(f"the export is made again: {fault}")
         done = False
-    run.accelerator.wait_for_everyone()  # until all have looked
+    run.share.wait()  # until all have looked
     if run.main and not done:
         note.unlink(missing_ok=True)
     return done
@@ -43,10 +43,17 @@ def export(run: Run, model: Reconstructor, source: Source) -> None:
     if config.autoencoder.standardize and not model.decoder_only:
         scratch = run.folder / "latents"
         cache = LatentCache.build(
-            vae, source, config, scratch, config.seed, run.device, title="measuring the latents"
+            vae,
+            source,
+            config,
+            scratch,
+            config.seed,
+            run.device,
+            run.share,
+            title="measuring the latents",
         )
         standardize(vae, *cache.statistics)
-        run.accelerator.wait_for_everyone()
+        run.share.wait()
         if run.main:
             shutil.rmtree(scratch)
     if run.main:
@@ -57,4 +64,4 @@ def export(run: Run, model: Reconstructor, source: Source) -> None:
         write_text(run.folder / EXPORTED, "")
         run.say((run.folder / HEALTH).read_text())
         run.say(f"the autoencoder is in {folder}")
-    run.accelerator.wait_for_everyone()
+    run.share.wait()

@@ -32,7 +32,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from tqdm import tqdm
@@ -51,6 +50,7 @@ from ldm.evaluation.features.network import random_feature_network
 from ldm.evaluation.frechet import frechet_distance, moments
 from ldm.models.unet import parameter_count
 from ldm.training.checkpoint import load_newest
+from ldm.training.processes import processes
 from pipelines import TextToImagePipeline
 from pipelines.averaged import load_weights
 from pipelines.many import many
@@ -126,7 +126,7 @@ class Contestant:
 
     def pipeline(self) -> TextToImagePipeline:
         """What it exported after its first step, with the averaged weights of its last."""
-        pipe = TextToImagePipeline.from_pretrained(self.config.folder, device=PartialState().device)
+        pipe = TextToImagePipeline.from_pretrained(self.config.folder, device=processes().device)
         newest = load_newest(self.config.folder / "ldm" / "checkpoints")
         assert newest is not None, "a run saves when it is stopped"
         load_weights(pipe, newest.tensors["ema"])
@@ -171,7 +171,7 @@ def competition(rivals: list[Contestant], options: argparse.Namespace) -> tuple[
 
     Returns the Fréchet distance of as many training images, and what it is to.
     """
-    config, resolution, device = rivals[0].config, rivals[0].resolution, PartialState().device
+    config, resolution, device = rivals[0].config, rivals[0].resolution, processes().device
     if options.features == "random":
         network = random_feature_network(resolution).to(device)
         extractor = Extractor("random", network, None)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Features, List, Value
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.conditions.conditioner import Conditioner
 from ldm.core.fingerprint import fingerprint
+from ldm.core.share import Share
 from ldm.core.text import say
 from ldm.store.shards import Store, TensorColumn, open_shards
 
@@ -38,6 +38,7 @@ class TextCache:
         conditioner: Conditioner,
         captions: Iterable[str],
         folder: Path,
+        share: Share,
         dtype: str = "float32",
     ) -> "TextCache":
         """Encode the captions that `folder` lacks and open it; every process takes its share.
@@ -45,7 +46,6 @@ class TextCache:
         Captions that are already there are never encoded again; another encoder, tokenizer or dtype
         makes the folder anew, and the reason is printed.
         """
-        state = PartialState()
         vocabulary = json.dumps(conditioner.tokenizer.get_vocab(), sort_keys=True)
         key = {
             "encoder": fingerprint(conditioner.encoder),
@@ -54,23 +54,23 @@ class TextCache:
             "dtype": dtype,
         }
         store = Store(folder, key)
-        if state.is_main_process:
+        if share.main:
             if changed := store.settle():
                 say(f"the text embeddings in {folder} are stale and are made again: {changed}")
             store.whole(_shards(folder))
-        state.wait_for_everyone()
+        share.wait()
 
         present = _shards(folder)
         known = {text for shard in open_shards(present) for text in shard["caption"]}
         lacking = sorted({"", *captions} - known)
         todo = [lacking[start : start + SHARD] for start in range(0, len(lacking), SHARD)]
-        state.wait_for_everyone()  # all have looked before any writes
-        mine = todo[state.process_index :: state.num_processes]
+        share.wait()  # all have looked before any writes
+        mine = share.mine(todo)
         bar = tqdm(
             total=sum(map(len, mine)),
             desc="encoding captions",
             unit="caption",
-            disable=not (state.is_main_process and mine),
+            disable=not (share.main and mine),
         )
         for texts in mine:
             parts = []
@@ -85,7 +85,7 @@ class TextCache:
             columns = {"caption": texts, "embedding": embedding}
             store.write(folder / _name(texts), columns, features)
         bar.close()
-        state.wait_for_everyone()
+        share.wait()
         shape = _encode(conditioner, [""]).shape[1:]
         return cls(_shards(folder), shape)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ldm.core import keyed
 from ldm.core.files import written
+from ldm.core.share import ALONE, Share
 from ldm.evaluation.records import Record
 
 if TYPE_CHECKING:
@@ -112,21 +113,19 @@ def loss_by_level(
     times: Tensor,
     seed: int,
     batch_size: int = 64,
-    rank: int = 0,
-    world: int = 1,
-    reduce: Callable[[Tensor], Tensor] | None = None,
+    share: Share = ALONE,
     device: torch.device | str = "cpu",
 ) -> LossByLevel:
     """Evaluate `network_loss` for every example of `x0` (N, ...) at every one of `times` (L,).
 
     Noise is keyed by (seed, level, example): neither batch size nor the number of processes
-    changes it. Of several processes each takes every world-th batch and `reduce` sums the tables,
-    of which all other entries are 0, so that the sum is exact.
+    changes it. Each process fills in its batches' entries and leaves the others 0, so that the
+    sum of their tables is exact.
     """
     pairs = [(level, i) for level in range(len(times)) for i in range(len(x0))]
     batches = [pairs[k : k + batch_size] for k in range(0, len(pairs), batch_size)]
     losses = torch.zeros(len(times), len(x0), dtype=torch.float64)
-    for batch in batches[rank::world]:
+    for batch in share.mine(batches):
         levels, indices = [level for level, _ in batch], [i for _, i in batch]
         clean = torch.stack([x0[i] for i in indices]).to(device)
         noise = [keyed.normal(clean.shape[1:], seed, "level", level, i) for level, i in batch]
@@ -134,9 +133,7 @@ def loss_by_level(
         values = network_loss(clean, eps, times[levels], indices)
         assert values.shape == (len(batch),), "one loss for each example"
         losses[levels, indices] = values.cpu().double()
-    if reduce is not None:
-        losses = reduce(losses)
-    return LossByLevel(times, losses)
+    return LossByLevel(times, share.total(losses))
 
 
 def plot(curves: Mapping[str, LossByLevel], path: Path | str | None = None) -> "Figure":

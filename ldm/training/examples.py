@@ -12,6 +12,7 @@ from ldm.conditions.condition import Captions, Condition
 from ldm.conditions.conditioner import Conditioner
 from ldm.config import Config
 from ldm.core import keyed
+from ldm.core.share import Share
 from ldm.data.captions import all_captions
 from ldm.data.order import Slot, subset
 from ldm.models.network import CAPTION
@@ -106,6 +107,7 @@ def keyed_examples(
     quantiles: Quantiles,
     latents: Mapping[str, Latents],
     conditioner: Conditioner,
+    share: Share,
 ) -> dict[str, Examples]:
     """What each set is trained or validated with; every caption tokenised or encoded once."""
     captions = (text for c in latents.values() for choices in all_captions(c) for text in choices)
@@ -114,7 +116,7 @@ def keyed_examples(
         table = TokenTable(conditioner, captions)
     else:
         folder, dtype = config.folder / "cache" / "text", config.conditioning.cache_dtype
-        table = TextCache.build(conditioner, captions, folder, dtype)
+        table = TextCache.build(conditioner, captions, folder, share, dtype)
     conditions = {CAPTION: Captions(table, config.conditioning.dropout)}
     return {
         name: Examples(

@@ -77,6 +77,7 @@ class Fit:
         self.modules = {run.stage: trained, **memory}
         self._state = TrainingState(
             self.accelerator,
+            run.share,
             run.folder / "checkpoints",
             self.modules,
             {run.stage: optimizer, **(optimizers or {})},

@@ -134,7 +134,7 @@ def average_gradients(accelerator: Accelerator, parameters: Iterable[nn.Paramete
     graph, and at one layer alone; what DDP averages in its hooks then depends on their order. One
     exchange after the last backward of the step is exact, whatever came before.
     """
-    if accelerator.num_processes == 1:
+    if not accelerator.use_distributed:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([g.reshape(-1).float() for g in gradients])

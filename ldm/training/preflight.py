@@ -91,7 +91,7 @@ def preflight(
         **cut_captions(model.conditioner, all_captions(train)),
         **({"repeats": f"an epoch shows {epoch} of them"} if epoch > len(train) else {}),
         diffused: f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
-        **budget(modules, run.train, epoch, run.accelerator.num_processes),
+        **budget(modules, run.train, epoch, run.share.world),
         kind_of(model.unet).name: starting_point(run.config),
         "export": f"for this package alone: {refusal}" if refusal else "stock diffusers",
     }

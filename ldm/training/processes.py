@@ -1,4 +1,8 @@
-"""The processes of a run, as the config has them: what Accelerate reads elsewhere is overruled."""
+"""The processes that a launcher started, as Accelerate and the config have them.
+
+What Accelerate reads elsewhere is overruled. It is asked here and not in ldm/core, which knows of
+no library but torch: what stands below is handed its Share.
+"""
 
 import os
 import warnings
@@ -6,15 +10,18 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     TorchDynamoPlugin,
+    gather_object,
+    parse_flag_from_env,
 )
 
 from ldm.config import Config, TrainConfig
 from ldm.core.errors import UserError
+from ldm.core.share import ALONE, Share
 from ldm.training.tracking import refuse_absent
 
 PATIENCE = timedelta(hours=24)  # for the process that reads all images while the others wait
@@ -26,6 +33,23 @@ _OTHER_WAYS = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
     "ACCELERATE_USE_SAGEMAKER": "SageMaker",
 }
+
+
+def processes() -> PartialState:
+    """What Accelerate knows of all processes, whether there is an Accelerator or not.
+
+    A launcher's processes on CPUs are several only with ACCELERATE_USE_CPU=1: without it each
+    believes that it is the only one. An Accelerator reads that by itself, a PartialState does not.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE)
+
+
+def this_share() -> Share:
+    """This process of those that `accelerate launch` or torchrun started; else the only one."""
+    state = processes()
+    if state.num_processes == 1:
+        return ALONE
+    return Share(state.process_index, state.num_processes, gather_object)
 
 
 def accelerator_of(config: Config, train: TrainConfig, folder: Path) -> Accelerator:

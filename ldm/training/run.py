@@ -25,7 +25,7 @@ from ldm.data.quarantine import checked
 from ldm.data.source import NEEDS, Split, open_source
 from ldm.training.checkpoint import newest_state
 from ldm.training.facts import refuse_other_facts
-from ldm.training.processes import accelerator_of
+from ldm.training.processes import accelerator_of, this_share
 from ldm.training.state import TrainingState
 from ldm.training.tracking import Metrics
 
@@ -39,18 +39,18 @@ class Run:
         self.config, self.train = config, train
         self.stage, self.folder = stage, config.folder / stage
         self.accelerator = accelerator_of(config, train, self.folder)
-        world = self.accelerator.num_processes
-        micro_batch_size(train.batch_size, train.accumulation, world)  # or be refused
+        self.share = this_share()
+        micro_batch_size(train.batch_size, train.accumulation, self.share.world)  # or be refused
         atexit.register(self.accelerator.state.destroy_process_group)  # an export still needs it
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        self.main = self.accelerator.is_main_process
+        self.main = self.share.main
         if self.main:
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock = _claimed(self.folder)
             sweep(config.folder, deep=True)
             self._note_changes()
-        self.metrics = Metrics(self.accelerator, self.folder / "metrics.jsonl")
+        self.metrics = Metrics(self.accelerator, self.main, self.folder / "metrics.jsonl")
         self.signal = 0  # that asked this run to stop
         self.finished = False
         self.rejected: dict[str, int] = {}  # images of each source that cannot be used
@@ -133,7 +133,7 @@ class Run:
 
     def gather(self, table: Tensor) -> Tensor:
         """Tables of all processes, stacked along the first dimension, on the CPU."""
-        if self.accelerator.num_processes == 1:
+        if self.share.world == 1:
             return table
         return self.accelerator.gather(table.to(self.device)).cpu()
 
@@ -142,14 +142,14 @@ class Run:
 
         epoch: the indices that one pass over the data set shows, each as often as it stands there.
         """
-        train, accelerator = self.train, self.accelerator
+        train = self.train
         places = micro_batches(
             self.config.seed,
             len(epoch),
             train.batch_size,
             train.accumulation,
-            accelerator.num_processes,
-            accelerator.process_index,
+            self.share.world,
+            self.share.rank,
             start,
             train.steps,
             shuffle,
@@ -174,8 +174,8 @@ class Run:
         try:
             for step in range(start, self.train.steps):
                 # for what the torch generator still decides, such as dropout in a layer
-                rank = self.accelerator.process_index
-                torch.manual_seed(keyed.integer(self.config.seed, "torch", step, rank, below=2**63))
+                key = (self.config.seed, "torch", step, self.share.rank)
+                torch.manual_seed(keyed.integer(*key, below=2**63))
                 self._began = time.perf_counter()
                 yield step
                 self.bar.update()
@@ -220,9 +220,7 @@ class Run:
 
     def _stop_agreed(self) -> bool:
         """Whether any process was asked to stop; all must leave after the same step."""
-        if self.accelerator.num_processes > 1:
-            asked = self.accelerator.gather(torch.tensor([self.signal], device=self.device))
-            self.signal = int(asked.max())
+        self.signal = int(self.gather(torch.tensor([self.signal])).max())
         return bool(self.signal)
 
     @property

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ldm.core.errors import UserError
 from ldm.core.files import write_json
+from ldm.core.share import Share
 from ldm.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from ldm.training.facts import refuse_other_facts
 
@@ -69,6 +70,7 @@ class TrainingState:
     def __init__(
         self,
         accelerator: Accelerator,
+        share: Share,
         folder: Path,
         modules: Mapping[str, nn.Module],
         optimizers: Mapping[str, Optimizer],
@@ -76,7 +78,8 @@ class TrainingState:
         facts: Mapping[str, Any],
         data: Mapping[str, str] | None = None,
     ) -> None:
-        self.accelerator, self.folder, self.averages = accelerator, folder, averages
+        self.accelerator, self.share = accelerator, share
+        self.folder, self.averages = folder, averages
         self.facts = json.loads(json.dumps(facts))
         self.data, self.changes = dict(data or {}), ""
         self.loop: dict[str, Any] = {}
@@ -85,7 +88,7 @@ class TrainingState:
 
     def save(self, step: int, keep: int) -> None:
         """Write a checkpoint after `step` steps; every process returns once it is there."""
-        if self.accelerator.is_main_process:
+        if self.share.main:
             tensors = {f"model.{k}": m.state_dict() for k, m in self.modules.items()}
             tensors |= {f"optimizer.{k}": optimizer_tensors(o) for k, o in self.optimizers.items()}
             tensors |= {name: average.state_dict() for name, average in self.averages.items()}
@@ -94,7 +97,7 @@ class TrainingState:
             state |= {"facts": self.facts, "data": self.data, "loop": self.loop}
             save_checkpoint(self.folder, step, tensors, state, keep)
             write_json(self.folder.with_name(SAVED), {"step": step})
-        self.accelerator.wait_for_everyone()
+        self.share.wait()
 
     def resume(self) -> int:
         """Take up the newest whole checkpoint; returns its step, 0 where there is none.

@@ -22,12 +22,12 @@ class Metrics:
     A run that resumes at step s first drops the lines after s, which it is about to write again.
     """
 
-    def __init__(self, accelerator: Accelerator, path: Path) -> None:
-        self.accelerator, self.path = accelerator, path
+    def __init__(self, accelerator: Accelerator, main: bool, path: Path) -> None:
+        self.accelerator, self.main, self.path = accelerator, main, path
 
     def resume(self, step: int) -> int:
         """Forget what was logged after `step`; returns the last step that was there, 0 if none."""
-        if not (self.accelerator.is_main_process and self.path.exists()):
+        if not (self.main and self.path.exists()):
             return 0
         lines = read_metrics(self.path)
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in lines if r["step"] <= step))
@@ -64,13 +64,13 @@ class Metrics:
         except (OSError, ValueError, KeyError, TypeError):
             known = None
         identity = known if isinstance(known, str) else uuid.uuid4().hex[:12]
-        if self.accelerator.is_main_process:
+        if self.main:
             write_json(place, {"id": identity})
         return identity
 
     def log(self, step: int, values: Mapping[str, float | str]) -> None:
         """Record `values` at `step`."""
-        if self.accelerator.is_main_process:
+        if self.main:
             append(self.path, json.dumps({"step": step, **values}) + "\n")
         with writing(self._kept):
             self.accelerator.log(dict(values), step=step)

@@ -48,7 +48,7 @@ class Validation:
         return curves
 
     def _curve(self, x0: Tensor, conditions: Mapping[str, Tensor]) -> LossByLevel:
-        accelerator, device = self.run.accelerator, self.run.device
+        device = self.run.device
 
         def network_loss(x0: Tensor, eps: Tensor, t: Tensor, indices: list[int]) -> Tensor:
             told = {name: rows[indices].to(device) for name, rows in conditions.items()}
@@ -59,17 +59,12 @@ class Validation:
 
             return denoising_loss(network, self.spec.schedule, self.spec.prediction, x0, eps, t)
 
-        def over_processes(table: Tensor) -> Tensor:
-            return accelerator.reduce(table.to(device), "sum").cpu()
-
-        with accelerator.autocast(), evaluating(self.model):
+        with self.run.accelerator.autocast(), evaluating(self.model):
             return loss_by_level(
                 network_loss,
                 x0,
                 self.times,
                 self.run.config.seed,
-                rank=accelerator.process_index,
-                world=accelerator.num_processes,
-                reduce=over_processes if accelerator.num_processes > 1 else None,
+                share=self.run.share,
                 device=device,
             )

@@ -51,10 +51,10 @@ def evaluate(
     subject = open_evaluated(model, data, out, seed, caption)
     job = Job(subject, choose_features(subject, features, train), amounts, clip)
     predicted = predict(job, parts)
-    if subject.share.rank == 0:
+    if subject.share.main:
         say(preflight(job, predicted))
     taken = _run(job, parts, model)
-    if subject.share.rank == 0:
+    if subject.share.main:
         times = {"predicted": predicted, "taken": taken}
         write_json(subject.folder / "timing.json", times)
         say((subject.folder / "results.txt").read_text())
@@ -66,7 +66,7 @@ def evaluate(
 def _run(job: Job, parts: Sequence[str], model: str) -> dict[str, float]:
     """Run the parts, writing the results after each; returns the seconds that they took."""
     results, taken = _earlier(job, model), {}
-    hidden = job.subject.share.rank > 0
+    hidden = not job.subject.share.main
     total = sum(PARTS[name].cost(job).evaluations for name in parts) // job.subject.share.world
     with repeatable(), tqdm(total=total, unit="eval", disable=hidden) as bar:
         job.subject.tick = bar.update

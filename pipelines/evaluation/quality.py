@@ -4,12 +4,13 @@ from functools import cached_property
 from pathlib import Path
 
 from ldm.config import Config
-from ldm.core.share import Share, repeatable
+from ldm.core.share import ALONE, Share, repeatable
 from ldm.data.example import Source
 from ldm.evaluation.measurements import measure
+from ldm.training.processes import this_share
 from pipelines.evaluation.parts.adherence import adherence_share
 from pipelines.evaluation.subject.amounts import Amounts
-from pipelines.evaluation.subject.evaluated import Evaluated, this_share
+from pipelines.evaluation.subject.evaluated import Evaluated
 from pipelines.evaluation.subject.features import choose_features
 from pipelines.evaluation.subject.job import Job
 from pipelines.sampling import NoNumbers
@@ -35,10 +36,10 @@ class Quality:
         samples: int,
         features: str | None = None,
         seed: int = 0,
-        share: Share | None = None,
+        share: Share = ALONE,
     ) -> None:
         side = pipeline.latent_shape(None, None)[1] * pipeline.factor
-        self.subject = Evaluated(pipeline, sources, side, folder, None, seed, share or Share())
+        self.subject = Evaluated(pipeline, sources, side, folder, None, seed, share)
         self.samples, self.features = samples, features
 
     @classmethod

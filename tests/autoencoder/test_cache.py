@@ -18,6 +18,7 @@ from autoencoder.model import build_autoencoder, standardize
 from ldm.config import load_config
 from ldm.core import files, keyed
 from ldm.core.errors import UserError
+from ldm.core.share import ALONE
 from ldm.core.sums import read_sealed
 from ldm.data import quarantine
 from ldm.data.pictures.bad import BadImage
@@ -36,7 +37,7 @@ def small_shards(monkeypatch):
 
 def build(vae, source, folder, *more: str, **options) -> LatentCache:
     config = load_config(None, [*SETTINGS, *more])
-    return LatentCache.build(vae, source, config, folder, 0, "cpu", **options)
+    return LatentCache.build(vae, source, config, folder, 0, "cpu", ALONE, **options)
 
 
 def pixels(source, index: int, flip: bool) -> torch.Tensor:

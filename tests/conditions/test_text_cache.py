@@ -9,6 +9,7 @@ import ldm.conditions.cache as text_cache
 from ldm.conditions.cache import TextCache
 from ldm.conditions.conditioner import build_conditioner
 from ldm.config import ConditioningConfig
+from ldm.core.share import ALONE
 from ldm.store.shards import Store
 from tests.damage import DAMAGES
 
@@ -33,7 +34,7 @@ def encoded(monkeypatch):
 
 
 def test_embeddings_are_the_encoders(conditioner, tmp_path):
-    cache = TextCache.build(conditioner, CAPTIONS, tmp_path)
+    cache = TextCache.build(conditioner, CAPTIONS, tmp_path, ALONE)
     asked = [CAPTIONS[3], None, CAPTIONS[0], ""]
     with torch.no_grad():
         expected = conditioner.encode(conditioner.tokens(asked))
@@ -41,21 +42,21 @@ def test_embeddings_are_the_encoders(conditioner, tmp_path):
 
 
 def test_a_caption_is_encoded_once_and_new_ones_are_added(conditioner, tmp_path, encoded):
-    TextCache.build(conditioner, CAPTIONS[:4] * 3, tmp_path)
+    TextCache.build(conditioner, CAPTIONS[:4] * 3, tmp_path, ALONE)
     assert sorted(t for t in encoded if t) == CAPTIONS[:4]
     encoded.clear()
-    cache = TextCache.build(conditioner, CAPTIONS, tmp_path)
+    cache = TextCache.build(conditioner, CAPTIONS, tmp_path, ALONE)
     assert sorted(t for t in encoded if t) == CAPTIONS[4:]
     assert len(cache) == len(CAPTIONS) + 1
 
 
 def test_another_encoder_makes_them_again_and_it_is_said(conditioner, tmp_path, encoded, capsys):
-    TextCache.build(conditioner, CAPTIONS, tmp_path)
+    TextCache.build(conditioner, CAPTIONS, tmp_path, ALONE)
     encoded.clear()
     torch.manual_seed(1)
     model = SMALL | {"max_position_embeddings": 8}
     other = build_conditioner(ConditioningConfig(kind="joint", model=model))
-    TextCache.build(other, CAPTIONS, tmp_path)
+    TextCache.build(other, CAPTIONS, tmp_path, ALONE)
     assert "encoder was" in capsys.readouterr().out
     assert set(CAPTIONS) <= set(encoded)
 
@@ -71,10 +72,10 @@ def test_an_interrupted_encoding_goes_on(conditioner, tmp_path, encoded, monkeyp
 
     monkeypatch.setattr(Store, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        TextCache.build(conditioner, CAPTIONS, tmp_path)
+        TextCache.build(conditioner, CAPTIONS, tmp_path, ALONE)
     monkeypatch.setattr(Store, "write", real)
     encoded.clear()
-    cache = TextCache.build(conditioner, CAPTIONS, tmp_path)
+    cache = TextCache.build(conditioner, CAPTIONS, tmp_path, ALONE)
     assert len([t for t in encoded if t]) == len(CAPTIONS) - 2  # "" and two captions were there
     assert cache(CAPTIONS).shape == (7, 8, 16)
 
@@ -82,19 +83,19 @@ def test_an_interrupted_encoding_goes_on(conditioner, tmp_path, encoded, monkeyp
 @pytest.mark.parametrize("which", ["key.json", "*.arrow"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_noticed_and_made_again(conditioner, tmp_path, encoded, which, damage):
-    TextCache.build(conditioner, CAPTIONS, tmp_path)
+    TextCache.build(conditioner, CAPTIONS, tmp_path, ALONE)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     DAMAGES[damage](sorted(tmp_path.glob(which))[0])
     encoded.clear()
-    TextCache.build(conditioner, CAPTIONS, tmp_path)
+    TextCache.build(conditioner, CAPTIONS, tmp_path, ALONE)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     again = set(encoded) - {""}
     assert len(again) == 0 if which == "key.json" else 2 <= len(again) <= 3
 
 
 def test_a_copy_among_the_shards_is_left_alone(conditioner, tmp_path):
-    TextCache.build(conditioner, CAPTIONS, tmp_path)
+    TextCache.build(conditioner, CAPTIONS, tmp_path, ALONE)
     shard = next(tmp_path.glob("*.arrow"))
     copy = shutil.copy(shard, tmp_path / f"{shard.stem} (copy).arrow")
-    assert len(TextCache.build(conditioner, CAPTIONS, tmp_path)) == len(CAPTIONS) + 1
+    assert len(TextCache.build(conditioner, CAPTIONS, tmp_path, ALONE)) == len(CAPTIONS) + 1
     assert copy.exists()

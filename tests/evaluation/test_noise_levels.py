@@ -1,5 +1,6 @@
 import torch
 
+from ldm.core.share import Share
 from ldm.evaluation.noise_levels import level_times, loss_by_level, plot
 
 TIMES = level_times(20)
@@ -39,7 +40,7 @@ def test_batch_size_and_number_of_processes_change_nothing():
         other = loss_by_level(gaussian_loss(0.5), x0, TIMES, seed=0, batch_size=batch_size)
         torch.testing.assert_close(other.losses, whole.losses, rtol=1e-6, atol=0)
     shards = [
-        loss_by_level(gaussian_loss(0.5), x0, TIMES, 0, batch_size=7, rank=r, world=3).losses
+        loss_by_level(gaussian_loss(0.5), x0, TIMES, 0, batch_size=7, share=Share(r, 3)).losses
         for r in range(3)
     ]
     one = loss_by_level(gaussian_loss(0.5), x0, TIMES, 0, batch_size=7).losses

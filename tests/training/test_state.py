@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ldm.core.errors import UserError
+from ldm.core.share import ALONE
 from ldm.training.post_hoc_ema import LENGTHS, PowerEMA
 from ldm.training.state import TrainingState, load_optimizer_tensors, optimizer_tensors
 
@@ -45,7 +46,9 @@ def test_what_a_checkpoint_lacks_is_named(tmp_path):
         optimizer = torch.optim.AdamW(module.parameters())
         averages = {"averages": PowerEMA(module, lengths)}
         modules, optimizers = {"ldm": module}, {"ldm": optimizer}
-        return TrainingState(Accelerator(cpu=True), tmp_path, modules, optimizers, averages, {})
+        return TrainingState(
+            Accelerator(cpu=True), ALONE, tmp_path, modules, optimizers, averages, {}
+        )
 
     state(()).save(3, keep=1)
     assert state(()).resume() == 3
@@ -60,7 +63,7 @@ def test_a_checkpoint_made_of_other_facts_is_refused(tmp_path):
         module = nn.Linear(2, 2)
         optimizers = {"ldm": torch.optim.AdamW(module.parameters())}
         return TrainingState(
-            Accelerator(cpu=True), tmp_path, {"ldm": module}, optimizers, {}, facts
+            Accelerator(cpu=True), ALONE, tmp_path, {"ldm": module}, optimizers, {}, facts
         )
 
     made = {"classes": ("daisy", "rose"), "optimizer": "muon"}
@@ -78,7 +81,7 @@ def small_state(folder, data=None):
     module = nn.Linear(2, 2)
     optimizers = {"ldm": torch.optim.AdamW(module.parameters())}
     accelerator = Accelerator(cpu=True)
-    return TrainingState(accelerator, folder, {"ldm": module}, optimizers, {}, {}, data)
+    return TrainingState(accelerator, ALONE, folder, {"ldm": module}, optimizers, {}, {}, data)
 
 
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_again_in_silence(tmp_path):

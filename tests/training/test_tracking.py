@@ -34,7 +34,7 @@ def test_a_damaged_line_is_told_and_later_ones_are_kept(tmp_path, line):
     with pytest.warns(UserWarning, match=r"1 of 3 lines of .*metrics.jsonl are damaged"):
         assert [record["step"] for record in read_metrics(path)] == [1, 3]
     with pytest.warns(UserWarning):
-        assert Metrics(Accelerator(cpu=True), path).resume(2) == 3
+        assert Metrics(Accelerator(cpu=True), True, path).resume(2) == 3
     assert path.read_bytes() == LINES[0] + b"\n"
 
 
@@ -44,7 +44,7 @@ def accelerator(tmp_path, tracker):
 
 def test_tensorboard_shows_one_curve_over_a_resume(tmp_path):
     for start, steps in ((0, (10, 20, 30)), (20, (30, 40))):  # 30 was after the checkpoint
-        metrics = Metrics(accelerator(tmp_path, "tensorboard"), tmp_path / "metrics.jsonl")
+        metrics = Metrics(accelerator(tmp_path, "tensorboard"), True, tmp_path / "metrics.jsonl")
         metrics.resume(start)
         metrics.track("run", 0, start)
         for step in steps:
@@ -78,7 +78,7 @@ def test_weights_and_biases_is_told_the_same_run_at_each_resume(tmp_path, monkey
         tracking_of_accelerate, "get_available_trackers", lambda: [LoggerType.WANDB]
     )
     for start in (0, 20, 40, 0):
-        metrics = Metrics(accelerator(tmp_path, "wandb"), tmp_path / "metrics.jsonl")
+        metrics = Metrics(accelerator(tmp_path, "wandb"), True, tmp_path / "metrics.jsonl")
         metrics.track("run", 0, start)
         metrics.finish()
     first, second, third, anew = (arguments["id"] for arguments in wandb.begun)

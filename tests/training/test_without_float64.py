@@ -10,7 +10,7 @@ import torch
 from ldm.conditions.condition import Captions
 from ldm.config import DiffusionConfig, TrainConfig
 from ldm.core.inference import evaluating
-from ldm.core.share import Share
+from ldm.core.share import ALONE
 from ldm.diffusion.plane import clean
 from ldm.evaluation.bits import bound_by_level, flow_bits
 from ldm.schedulers.spec import Spec
@@ -109,13 +109,13 @@ def test_validation_needs_no_float64(tmp_path):
         conditioner.encoder.to(device)
         told = {"caption": Captions(conditioner.tokens, 0.0)}
         examples = Examples(Latents(), told, lambda step, slots: U, 0, False, 1)
-        accelerator = SimpleNamespace(autocast=nullcontext, num_processes=1, process_index=0)
-        accelerator.is_main_process, accelerator.log = False, lambda *_, **__: None
+        accelerator = SimpleNamespace(autocast=nullcontext, log=lambda *_, **__: None)
         run = SimpleNamespace(
             accelerator=accelerator,
             device=device,
             config=SimpleNamespace(seed=0),
-            metrics=Metrics(accelerator, tmp_path / "metrics.jsonl"),
+            metrics=Metrics(accelerator, False, tmp_path / "metrics.jsonl"),
+            share=ALONE,
             main=False,
         )
         return Validation(run, model, spec, {"train": examples})(1)["train"].losses
@@ -150,15 +150,14 @@ def test_likelihoods_need_no_float64():
         model = LatentDiffusion(unet, conditioner, TrainConfig(), spec.schedule).to(device)
         conditioner.encoder.to(device)
         ids = conditioner.tokens(["rose"] * 4).to(device)
-        share = Share()
         levels = [spec.schedule.level(t) for t in torch.tensor([1.0, 0.5, 0.1]).double()]
 
         def bounded(piece):
             return spec.denoiser(bound(model, spec, {"caption": ids[piece]}))
 
         with evaluating(model):
-            elbo = bound_by_level(bounded, x0, [*levels, clean()], 0, share, device)
-            flow = flow_bits(bounded, spec.schedule, x0, 0, share, device, steps=1)
+            elbo = bound_by_level(bounded, x0, [*levels, clean()], 0, ALONE, device)
+            flow = flow_bits(bounded, spec.schedule, x0, 0, ALONE, device, steps=1)
         return elbo.prior, elbo.steps, elbo.reconstruction, flow
 
     here = figures("cpu")

@@ -59,7 +59,7 @@ def reference_features(
     facts = (source.image_fingerprint, digest(chosen), resolution, mirrored, extractor.label)
     path = folder / f"reference_{digest(*facts)[:16]}.safetensors"
     # one process looks, so that all agree on whether there is work to share
-    known = share.gather([_read(path, facts) if share.rank == 0 else None])[0]
+    known = share.gather([_read(path, facts) if share.main else None])[0]
     if known is not None:
         return known
 
@@ -69,7 +69,7 @@ def reference_features(
         return extractor(crops.flip(-1) if mirrored else crops)
 
     features = in_pieces(work, len(chosen), share, BATCH)
-    if share.rank == 0:
+    if share.main:
         about = {"about": _about(features, facts)}
         with written(path) as file:
             save_file({"features": features}, file, about)

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
 
 from autoencoder.latents import scaled_encode
@@ -17,7 +15,7 @@ from ldm.core import keyed
 from ldm.core.errors import UserError
 from ldm.core.files import refuse_unwritable
 from ldm.core.inference import evaluating
-from ldm.core.share import MICRO_BATCH, Share, in_pieces
+from ldm.core.share import ALONE, MICRO_BATCH, Share, in_pieces
 from ldm.data.example import Source
 from ldm.data.order import subset
 from ldm.data.pixels import normalise, pixels_of
@@ -30,25 +28,13 @@ from ldm.diffusion.schedules import snap
 from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level
 from ldm.evaluation.sweep import Setting
 from ldm.training.checkpoint import load_newest
+from ldm.training.processes import processes, this_share
 from pipelines.averaged import load_weights, weights_of
 from pipelines.calls.defaults import Guidance
 from pipelines.runs.record import RunRecord, run_folder
 from pipelines.text_to_image import TextToImagePipeline
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
-
-
-def processes() -> PartialState:
-    """The state that all processes share; on CPUs there are several with ACCELERATE_USE_CPU=1."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-
-
-def this_share() -> Share:
-    """This process of those that `accelerate launch` or torchrun started; else the only one."""
-    state = processes()
-    if state.num_processes == 1:
-        return Share()
-    return Share(state.process_index, state.num_processes, gather_object)
 
 
 @dataclass
@@ -61,7 +47,7 @@ class Evaluated:
     folder: Path  # where results and caches go
     run: RunRecord | None = None
     seed: int = 0
-    share: Share = field(default_factory=Share)
+    share: Share = ALONE
     tick: Callable[[int], object] = lambda evaluations: None  # progress, in network evaluations
     data: str = "this data"  # its name
 
@@ -185,9 +171,7 @@ class Evaluated:
                 times,
                 self.seed,
                 MICRO_BATCH,
-                self.share.rank,
-                self.share.world,
-                lambda table: torch.stack(self.share.gather([table])).sum(0),
+                self.share,
                 self.device,
             )
 

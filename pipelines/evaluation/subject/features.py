@@ -24,7 +24,7 @@ def choose_features(subject: Evaluated, spec: str | None, train: bool) -> Extrac
         raise UserError(f"features {spec} are named, and others would be trained: ask for one")
     if spec is not None:
         return load_extractor(spec, subject.device)
-    if train and subject.share.rank == 0 and not _trained_on(folder, subject):
+    if train and subject.share.main and not _trained_on(folder, subject):
         train_features(
             subject.sources["train"],
             folder,
@@ -34,7 +34,7 @@ def choose_features(subject: Evaluated, spec: str | None, train: bool) -> Extrac
             seed=subject.seed,
             device=subject.device,
         )
-    subject.share.gather([None])  # the others wait until it is there
+    subject.share.wait()  # the others wait until it is there
     if (folder / "features.json").is_file():
         return load_extractor(f"trained:{folder}", subject.device)
     return load_extractor("inception", subject.device)

@@ -30,7 +30,7 @@ class Job:
 
     @property
     def writes(self) -> bool:
-        return self.subject.share.rank == 0
+        return self.subject.share.main
 
     def images(self) -> tuple[list[str], Tensor]:
         """The prompts and their samples, made once."""
