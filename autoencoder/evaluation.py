@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from diffusers.models import AutoencoderKL
 from PIL import Image
 from torch import Tensor
@@ -40,7 +39,7 @@ def held_out_pixels(source: Source, resolution: int) -> Tensor:
 
 
 class Evaluation:
-    """Figures and pictures of a fixed set of held-out images; each process takes its share."""
+    """Figures and pictures of fixed held-out images, the same on any number of processes."""
 
     def __init__(self, run: Run, source: Source, objective: Objective) -> None:
         self.run, self.objective = run, objective
@@ -60,24 +59,23 @@ class Evaluation:
     @torch.no_grad()
     def figures(self, vae: AutoencoderKL) -> dict[str, float]:
         """PSNR, SSIM, perceptual and Fréchet distance of reconstructions from posterior means."""
-        accelerator, perceptual = self.run.accelerator, self.objective.perceptual
+        perceptual = self.objective.perceptual
         names = ["psnr", "ssim"] + ([perceptual.label] if perceptual is not None else [])
-        totals = torch.zeros(len(names), dtype=torch.float64)
-        features = []
-        for start in range(0, len(self.pixels), self.batch * accelerator.num_processes):
-            mine = start + self.batch * accelerator.process_index
-            x = self.images(slice(mine, mine + self.batch))
-            if not len(x):
-                continue
+
+        def judged(start: int) -> tuple[Tensor, Tensor]:
+            """Sums of the figures over one batch, float64, and its features."""
+            x = self.images(slice(start, start + self.batch))
             y = decode(vae, encode_moments(vae, x).chunk(2, dim=1)[0]).float().clamp(-1, 1)
             columns = [psnr(x, y), ssim(x, y)]
             if perceptual is not None:
                 columns.append(perceptual(y, x))
-            totals += torch.stack(columns).cpu().double().sum(1)
-            features.append(self.features(as_bytes(y)))
-        means = accelerator.reduce(totals.float().to(self.run.device), "sum") / len(self.pixels)
+            return torch.stack(columns).cpu().double().sum(1), self.features(as_bytes(y))
+
+        batches = self.run.share.each(judged, range(0, len(self.pixels), self.batch))
+        totals = sum((total for total, _ in batches), torch.zeros(len(names), dtype=torch.float64))
+        means = totals.float().to(self.run.device) / len(self.pixels)
         figures = {f"validation/{k}": v for k, v in zip(names, means.tolist(), strict=True)}
-        everyones = torch.cat(gather_object(features))
+        everyones = torch.cat([features for _, features in batches])
         if len(everyones) > 1 and bool(everyones.isfinite().all()):
             figures["validation/rfd"] = frechet_distance(moments(everyones), self.reference)
         return figures
