@@ -1,7 +1,9 @@
 """The house: which room stands on which, and how large a room may be."""
 
 import ast
+import io
 import sys
+import tokenize
 from collections import Counter
 
 import pytest
@@ -42,6 +44,7 @@ FLOORS = [
     "scripts",
 ]
 MOST_FILES, MOST_LINES = 16, 300
+MOST_MATHEMATICS = 1050  # lines of code of ldm.diffusion
 
 
 @pytest.mark.parametrize("name", [n for n in MODULES if n.startswith("ldm.diffusion")])
@@ -128,6 +131,25 @@ def test_no_file_is_long_and_no_folder_is_full():
     assert not long
     files = Counter(room(name) for name, p in MODULES.items() if p.name != "__init__.py")
     assert {name: n for name, n in files.items() if n > MOST_FILES} == {}
+
+
+def lines_of_code(text):
+    """How many lines hold code: not those that are blank, a comment or a docstring alone."""
+    read = io.StringIO(text).readline
+    quiet = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    told = [t for t in tokenize.generate_tokens(read) if t.type not in quiet and t.string]
+    code = {n for t in told for n in range(t.start[0], t.end[0] + 1)}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):
+            code -= set(range(node.lineno, node.end_lineno + 1))
+    return len(code)
+
+
+def test_the_mathematics_stays_small():
+    """So that it is read in an hour; docstrings, which have its equations, are not counted."""
+    assert lines_of_code('"""A."""\n\nx = """\nb"""  # c\n# d\ndef f():\n    """E.\n    """\n') == 3
+    core = [p for n, p in MODULES.items() if n.startswith("ldm.diffusion")]
+    assert sum(lines_of_code(p.read_text("utf-8")) for p in core) <= MOST_MATHEMATICS
 
 
 def test_the_graph_is_not_empty():

@@ -18,12 +18,11 @@ def split(level: Level) -> list[Level]:
     return [Level(*scalars) for scalars in zip(*level, strict=True)]
 
 
-def whole(schedule: Schedule, n: int, extra: int = 0) -> int:
-    """n + extra; raises ValueError where a schedule has fewer entries, or n is not positive."""
-    most = positions(schedule) - extra
+def whole(n: int, most: int) -> int:
+    """n; raises ValueError where that is not between 1 and `most`, a schedule's positions."""
     if not 1 <= n <= most:
         raise ValueError(f"{n} sampling steps; this schedule has between 1 and {most}")
-    return n + extra
+    return n
 
 
 def entries(schedule: Schedule, index: Tensor) -> list[Level]:
@@ -33,18 +32,20 @@ def entries(schedule: Schedule, index: Tensor) -> list[Level]:
 
 def leading(schedule: Schedule, n: int) -> list[Level]:
     """Every (N/n)-th entry from the first up: DDIM's own, which never visits the noisiest."""
-    return entries(schedule, _down(whole(schedule, n)) * (positions(schedule) // n))
+    last = positions(schedule)
+    return entries(schedule, _down(whole(n, last)) * (last // n))
 
 
 def trailing(schedule: Schedule, n: int) -> list[Level]:
     """Every (N/n)-th entry from the noisiest down (Lin et al. 2023, table 2)."""
-    return entries(schedule, (_down(whole(schedule, n)) + 1) * (positions(schedule) / n) - 1)
+    last = positions(schedule)
+    return entries(schedule, (_down(whole(n, last)) + 1) * (last / n) - 1)
 
 
 def linspace(schedule: Schedule, n: int) -> list[Level]:
     """Evenly from the noisiest entry to the first, both included."""
-    stride = (positions(schedule) - 1) / max(1, n - 1)
-    return entries(schedule, _down(whole(schedule, n)) * stride)
+    last = positions(schedule)
+    return entries(schedule, _down(whole(n, last)) * ((last - 1) / max(1, n - 1)))
 
 
 def _down(n: int) -> Tensor:
@@ -59,7 +60,7 @@ def karras(
 
     On `edm` it is EDM's own grid; ρ = inf is even in log σ.
     """
-    whole(schedule, n)
+    whole(n, positions(schedule))
     top, bottom = between or ends(schedule)
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     if rho == math.inf:

@@ -175,9 +175,12 @@ def betas_of(bar: Tensor) -> Tensor:
     return 1 - bar / torch.cat([torch.ones_like(bar[:1]), bar[:-1]])
 
 
-def step(estimate: Estimate, b: Level, std: Tensor, z: Tensor | None = None) -> Tensor:
+def step(
+    estimate: Estimate, b: Level, std: Tensor | None = None, z: Tensor | None = None
+) -> Tensor:
     """x_b = α_b·x̂0 + √(σ_b² - std²)·ε̂ + std·z: DDIM (Song et al. 2021) eq. 12, on any path."""
     x0, eps = estimate.x0, estimate.eps
+    std = torch.zeros_like(b.sigma) if std is None else std
     kept = (b.sigma**2 - std**2).clamp(min=0).sqrt()
     x = fit(b.alpha, x0) * x0 + fit(kept, x0) * eps
     return x if z is None else x + fit(std, x0) * z

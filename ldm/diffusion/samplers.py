@@ -135,7 +135,7 @@ def heun(
             return estimate.eps - estimate.x0 if straight else estimate.eps
 
         first = denoiser(x, a)
-        ahead = step(first, b, torch.zeros_like(b.sigma))
+        ahead = step(first, b)
         if b.sigma == 0:
             x = ahead
         else:
@@ -196,7 +196,7 @@ def unipc(
             s, _, x0_s = known[-1]
             ahead = x0 + fit((b.log_snr - a.log_snr) / (a.log_snr - s.log_snr) / 2, x) * (x0 - x0_s)
         known = [*known[-1:], (a, x, x0)]
-        x = step(Estimate(ahead, rederived(x, ahead, a)), b, torch.zeros_like(b.sigma))
+        x = step(Estimate(ahead, rederived(x, ahead, a)), b)
         yield State(x, b, believed)
 
 
@@ -215,7 +215,7 @@ def _corrected(
         phi3 = -phi2 / h - 0.5
         rho = (phi2 - 2 * phi3) / phi1 / (1 - r)
         mean = x0 + fit(rho / r, x) * (known[0][2] - x0) + fit(phi2 / phi1 - rho, x) * (x0_b - x0)
-    return step(Estimate(mean, rederived(x, mean, a)), b, torch.zeros_like(b.sigma))
+    return step(Estimate(mean, rederived(x, mean, a)), b)
 
 
 def consistency(

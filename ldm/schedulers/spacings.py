@@ -23,7 +23,7 @@ def leading(schedule: Schedule, n: int, offset: int = 0, extra: int = 0) -> list
 
     With `extra` = 1 the n + 1 points are spaced and the cleanest is dropped, as DPM-Solver does.
     """
-    n = whole(schedule, n, extra)
+    n = whole(n, positions(schedule) - extra) + extra
     index = torch.arange(n, dtype=torch.float64).flip(0) * (positions(schedule) // n) + offset
     return entries(schedule, index[: n - extra])
 
@@ -31,14 +31,14 @@ def leading(schedule: Schedule, n: int, offset: int = 0, extra: int = 0) -> list
 def trailing(schedule: Schedule, n: int) -> list[Level]:
     """Every (N/n)-th entry from the noisiest down, as NumPy's arange has it."""
     last = positions(schedule)
-    stride = (last - last / whole(schedule, n)) - last
+    stride = (last - last / whole(n, last)) - last
     index = last + torch.arange(n, dtype=torch.float64) * stride
     return entries(schedule, index.round() - 1)
 
 
 def linspace(schedule: Schedule, n: int, extra: int = 0) -> list[Level]:
     """Evenly from the noisiest entry to the first, as NumPy's has it; `extra` as in `leading`."""
-    n = whole(schedule, n, extra)
+    n = whole(n, positions(schedule) - extra) + extra
     stride = (positions(schedule) - 1) / max(1, n - 1)
     index = torch.arange(n, dtype=torch.float64).flip(0) * stride
     return entries(schedule, index[: n - extra])
@@ -49,7 +49,8 @@ def interpolated(schedule: Schedule, n: int) -> list[Level]:
 
     Pure noise, where σ/α has no end, counts as ᾱ = 2⁻²⁴ as it does there.
     """
-    n, last = whole(schedule, n), positions(schedule)
+    last = positions(schedule)
+    n = whole(n, last)
     index = torch.linspace(0, last - 1, n, dtype=torch.float64).flip(0)
     numbers = torch.arange(last, dtype=torch.float64)
     table = schedule.level((numbers + 1) / last)
@@ -88,7 +89,7 @@ def beta(
     first: int | None = None,
 ) -> list[Level]:
     """σ/α at the quantiles of Beta(0.6, 0.6) (Lee et al. 2024); options as in `karras`."""
-    whole(schedule, n)
+    whole(n, positions(schedule))
     top, bottom = _ends(schedule, n, between, offset) or grids.ends(schedule)
     share = beta_quantile(torch.linspace(1, 0, n, dtype=torch.float64))
     levels = grids.at_ratios(schedule, (bottom + share * (top - bottom)).log())
@@ -171,7 +172,7 @@ def flow(schedule: Schedule, n: int, top: float = 1.0) -> list[Level]:
     """
     if not isinstance(schedule, Flow):
         raise ValueError("grid flow needs schedule flow")
-    n, end = whole(schedule, n), 1 / positions(schedule)
+    n, end = whole(n, positions(schedule)), 1 / positions(schedule)
     t = torch.linspace(0, 1 - end, n + 1, dtype=torch.float64)[1:].flip(0) + (end if top < 1 else 0)
     sigma = schedule.level(t).sigma.clamp(max=top)
     # what the network is told: their last bits, too, decide which whole number it is cut to
