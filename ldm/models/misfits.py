@@ -8,7 +8,8 @@ from ldm.models.networks import kind_of
 
 def refuse_misfits(vae: Any, unet: Any, tokenizer: Any, text_encoder: Any) -> None:
     """Raise UserError, in a sentence, where the parts cannot work together."""
-    width, context = text_encoder.config.hidden_size, kind_of(unet).context_dim(unet.config)
+    network = kind_of(unet)
+    width, context = text_encoder.config.hidden_size, network.context_dim(unet.config)
     if (projected := getattr(unet.config, "encoder_hid_dim_type", None)) not in (None, "text_proj"):
         raise UserError(
             f"this U-Net wants an input that is no prompt (encoder_hid_dim_type={projected}): not "
@@ -17,18 +18,18 @@ def refuse_misfits(vae: Any, unet: Any, tokenizer: Any, text_encoder: Any) -> No
     channels, latents = unet.config.in_channels, vae.config.latent_channels
     if width != context:
         raise UserError(
-            f"the text encoder is {width} wide and the U-Net attends to {context}: "
+            f"the text encoder is {width} wide and the {network.name} attends to {context}: "
             "they are not of the same model"
         )
     if channels != latents:
         hint = "; it is an inpainting U-Net" if channels == 2 * latents + 1 else ""
         raise UserError(
-            f"the U-Net takes {channels} channels and the autoencoder has {latents}{hint}"
+            f"the {network.name} takes {channels} channels and the autoencoder has {latents}{hint}"
         )
     if unet.config.out_channels not in (latents, 2 * latents):
         raise UserError(
-            f"the U-Net gives {unet.config.out_channels} channels, and {latents} latent channels "
-            f"need {latents}, or {2 * latents} with a learned variance"
+            f"the {network.name} gives {unet.config.out_channels} channels, and {latents} latent "
+            f"channels need {latents}, or {2 * latents} with a learned variance"
         )
     for key in (
         "class_embed_type",

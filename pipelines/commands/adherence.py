@@ -32,7 +32,7 @@ def run(args: Namespace) -> None:
 
     run = RunRecord.read(args.run)
     if run.export is None:
-        raise UserError(f"{run.folder} has no pipeline yet: train it to the end, or export it")
+        raise UserError(f"{run.folder} has no pipeline yet: train it to the end")
     pipe = loaded(str(run.export))
     rows = measure_adherence(
         pipe,

@@ -90,6 +90,8 @@ def test_a_transformer_on_pixels_samples_the_same_from_its_folder_and_no_stock_p
     spec = Spec.from_diffusion_config(DiffusionConfig())
     parts = (Pixels().eval(), awake(network(latents=(3, 8, 8))), conditioner, spec)
     pipe = TextToImagePipeline.from_parts(*parts)
+    with pytest.raises(UserError, match="the transformer takes 3 channels and the autoencoder"):
+        TextToImagePipeline.from_parts(Pixels(4), *parts[1:])
     call = {"num_inference_steps": 2, "seed": 0, "output_type": "np", "guidance_scale": 2.0}
     pipe.set_progress_bar_config(disable=True)
     image = pipe("rose", **call).images
