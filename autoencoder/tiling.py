@@ -8,19 +8,19 @@ may be kept elsewhere, say in host memory. The middle blocks attend over the who
 on it undivided: there it is small.
 """
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models import AutoencoderKL
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from autoencoder.latents import LOGVAR_RANGE
 from ldm.core.errors import UserError
 
 PLAIN = {"resnets", "downsamplers", "upsamplers"}
-STRIP = 2**18  # positions of a plane that are in work at a time: a 512 × 512 image
+STRIP = 2**16  # positions of a plane that are in work at a time: a 256 × 256 image
 
 
 class _Planes:
@@ -65,7 +65,10 @@ class _Planes:
         before: int | None = None,
         plus: Tensor | None = None,
     ) -> Tensor:
-        """conv(act(norm(x)) enlarged by `zoom`) + plus; `before` zeros are added above and left."""
+        """conv(act(norm(x)) enlarged by `zoom`) + plus; `before` zeros are added above and left.
+
+        In the place of `plus` where there is one: it is not needed after.
+        """
         kernel, stride = conv.kernel_size[0], conv.stride[0]
         after = kernel // 2
         before = after if before is None else before
@@ -73,9 +76,8 @@ class _Planes:
         height, width = (side * zoom for side in x.shape[-2:])
         out_height = (height + before + after - kernel) // stride + 1
         out_width = (width + before + after - kernel) // stride + 1
-        out = torch.empty(
-            (len(x), conv.out_channels, out_height, out_width), dtype=x.dtype, device=self.store
-        )
+        shape = (len(x), conv.out_channels, out_height, out_width)
+        out = torch.empty(shape, dtype=x.dtype, device=self.store) if plus is None else plus
         for top, bottom in self.rows(out_height, max(width, out_width)):
             first, last = top * stride - before, (bottom - 1) * stride - before + kernel
             a, b = max(first, 0), min(last, height)
@@ -108,57 +110,50 @@ class _Planes:
         return x
 
 
-@torch.no_grad()
-def tiled_decode(
-    vae: AutoencoderKL,
-    latents: Tensor,
-    strip: int = STRIP,
-    store: torch.device | str | None = None,
-) -> Tensor:
-    """Images (B, 3, H, W) of unscaled latents (B, C, h, w), in `store`, else on the VAE's device.
+class InStrips:
+    """An AutoencoderKL that is called as it is, and works in strips; planes in between in `store`.
 
-    Equal to vae.decode up to rounding. Raises UserError for blocks that are not plain ResNets.
+    What it gives is what the whole would have given, up to rounding. Raises UserError for blocks
+    that are not plain ResNets.
     """
-    planes, decoder = _planes(vae, vae.decoder.up_blocks, strip, store), vae.decoder
-    z = latents.to(vae.device, vae.dtype)
-    z = vae.post_quant_conv(z) if vae.post_quant_conv is not None else z
-    x = decoder.mid_block(decoder.conv_in(z)).to(planes.store)
-    for block in decoder.up_blocks:
-        x = planes.resnets(x, block)
-        for sampler in block.upsamplers or ():  # type: ignore[union-attr,operator]
-            x = planes.convolve(x, sampler.conv, zoom=2)
-    return planes.convolve(x, decoder.conv_out, decoder.conv_norm_out, decoder.conv_act)
 
+    def __init__(self, vae: Any, strip: int = STRIP, store: torch.device | str = "cpu") -> None:
+        for part, blocks in (("encoder", "down_blocks"), ("decoder", "up_blocks")):
+            for block in getattr(getattr(vae, part, None), blocks, [vae]):
+                if not {name for name, _ in block.named_children()} <= PLAIN:
+                    raise UserError(
+                        f"{type(block).__name__} cannot be computed in strips; only autoencoders "
+                        "of DownEncoderBlock2D and UpDecoderBlock2D can"
+                    )
+        self.vae = vae
+        self.planes = _Planes(vae.device, torch.device(store), strip)
 
-@torch.no_grad()
-def tiled_encode(
-    vae: AutoencoderKL,
-    pixels: Tensor,
-    strip: int = STRIP,
-    store: torch.device | str | None = None,
-) -> Tensor:
-    """Mean and log-variance (B, 2C, h, w) of images (B, 3, H, W), on the VAE's device."""
-    planes, encoder = _planes(vae, vae.encoder.down_blocks, strip, store), vae.encoder
-    x = planes.convolve(pixels.to(planes.store, vae.dtype), encoder.conv_in)
-    for block in encoder.down_blocks:
-        x = planes.resnets(x, block)
-        for sampler in block.downsamplers or ():  # type: ignore[union-attr,operator]
-            x = planes.convolve(x, sampler.conv, before=0)  # it pads below and right only
-    x = encoder.mid_block(x.to(vae.device))
-    moments = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(x)))
-    moments = vae.quant_conv(moments) if vae.quant_conv is not None else moments
-    mean, logvar = moments.chunk(2, dim=1)
-    return torch.cat([mean, logvar.clamp(*LOGVAR_RANGE)], dim=1)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.vae, name)
 
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> DecoderOutput:
+        """Images (B, 3, H, W) of unscaled latents (B, C, h, w)."""
+        vae, planes, decoder = self.vae, self.planes, self.vae.decoder
+        z = latents if vae.post_quant_conv is None else vae.post_quant_conv(latents)
+        x = decoder.mid_block(decoder.conv_in(z)).to(planes.store)
+        for block in decoder.up_blocks:
+            x = planes.resnets(x, block)
+            for sampler in block.upsamplers or ():
+                x = planes.convolve(x, sampler.conv, zoom=2)
+        x = planes.convolve(x, decoder.conv_out, decoder.conv_norm_out, decoder.conv_act)
+        return DecoderOutput(sample=x.to(planes.device))
 
-def _planes(
-    vae: AutoencoderKL, blocks: Iterable[nn.Module], strip: int, store: torch.device | str | None
-) -> _Planes:
-    for block in blocks:
-        if not {name for name, _ in block.named_children()} <= PLAIN:
-            raise UserError(
-                f"{type(block).__name__} cannot be computed in strips; only autoencoders of "
-                "DownEncoderBlock2D and UpDecoderBlock2D can"
-            )
-    device = vae.device
-    return _Planes(device, torch.device(store) if store is not None else device, strip)
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> AutoencoderKLOutput:
+        """The posteriors of images (B, 3, H, W)."""
+        vae, planes, encoder = self.vae, self.planes, self.vae.encoder
+        x = planes.convolve(pixels.to(planes.store), encoder.conv_in)
+        for block in encoder.down_blocks:
+            x = planes.resnets(x, block)
+            for sampler in block.downsamplers or ():
+                x = planes.convolve(x, sampler.conv, before=0)  # it pads below and right only
+        x = encoder.mid_block(x.to(planes.device))
+        moments = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(x)))
+        moments = moments if vae.quant_conv is None else vae.quant_conv(moments)
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments))

@@ -114,6 +114,7 @@ class LatentPipeline(Sampling, Hints):
             pipeline.defaults if ours else STOCK_DEFAULTS,
         )
         made.set_progress_bar_config(**getattr(pipeline, "_progress", {}))
+        made._in_strips = ours and pipeline._in_strips
         return made
 
     @classmethod

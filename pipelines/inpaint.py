@@ -40,8 +40,9 @@ class InpaintPipeline(LatentPipeline):
         as in TextToImagePipeline. Raises UserError for what cannot be done.
         """
         shape = self.latent_shape(height, width)
-        pictures = Pictures.of(image, self.vae, shape[1:])
-        masks = painted(mask_image, self.vae, shape[1:])
+        codec = self.codec
+        pictures = Pictures.of(image, codec, shape[1:])
+        masks = painted(mask_image, codec, shape[1:])
 
         def begin(call: Call) -> Begin:
             refuse_strength(strength, call.steps)

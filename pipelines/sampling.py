@@ -15,7 +15,6 @@ from ldm.diffusion.brownian import brownian
 from ldm.diffusion.plane import Level, Network, Noise, State
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.models.networks import kind_of
-from ldm.models.view import view
 from ldm.schedulers.spec import Spec
 from pipelines.calls.call import CHANGEABLE, Begin, Call, Options, Watched
 from pipelines.calls.defaults import MOST_STEPS, Defaults, Guidance, number, numbers, whole
@@ -40,6 +39,7 @@ class Sampling(Watched):
     """What a pipeline does with its parts; each call works on views of them, and changes none."""
 
     vae: Any
+    codec: Any
     unet: Any
     tokenizer: Any
     text_encoder: Any
@@ -259,7 +259,7 @@ class Sampling(Watched):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) as the U-Net knows them → pixels (B, 3, H, W) in [0, 1], float32."""
-        return scaled_decode(view(self.vae), latents)
+        return scaled_decode(self.codec, latents)
 
     def images(self, latents: Tensor, output_type: str) -> Images:
         """Decoded as "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), or left as "latent".

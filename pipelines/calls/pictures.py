@@ -17,7 +17,6 @@ from autoencoder.latents import downsampling, scaled_encode
 from ldm.core.errors import UserError
 from ldm.data.pictures.bad import BadImage
 from ldm.data.pictures.decoding import as_rgb, decode
-from ldm.models.view import view
 from pipelines.calls.call import Call
 from pipelines.calls.defaults import number
 
@@ -67,7 +66,7 @@ class Pictures:
         if self.encoded:
             return call.rows("images", self.tensor)
         pixels = call.rows("images", self.tensor)[:: call.count // self.count]
-        return scaled_encode(view(self.vae), pixels, call.draw.of(self.count))
+        return scaled_encode(self.vae, pixels, call.draw.of(self.count))
 
 
 def painted(mask: Any, vae: Any, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,9 @@ from typing import Any
 
 import diffusers
 
+from autoencoder.tiling import InStrips
 from ldm.core.errors import UserError
+from ldm.models.view import view
 
 CLASSES = (
     "StableDiffusionPipeline",
@@ -125,6 +127,7 @@ class Hints:
 
     vae: Any
     unet: Any
+    _in_strips = False
 
     def enable_attention_slicing(self, *_: Any, **__: Any) -> None:
         """Nothing: PyTorch's own attention takes little memory, and images come in slices."""
@@ -135,12 +138,22 @@ class Hints:
     disable_xformers_memory_efficient_attention = enable_attention_slicing
 
     def enable_vae_tiling(self) -> None:
-        """Decode large images in tiles, as diffusers does, with its seams."""
-        self.vae.enable_tiling()
+        """Encode and decode in strips, so that large images take little of the device's memory.
+
+        There are no seams, as diffusers' tiles have: planes wait in host memory for their norms.
+        Raises UserError for an autoencoder that cannot.
+        """
+        InStrips(self.vae)
+        self._in_strips = True
 
     def disable_vae_tiling(self) -> None:
-        """Decode every image as a whole."""
-        self.vae.disable_tiling()
+        """Encode and decode every image as a whole."""
+        self._in_strips = False
+
+    @property
+    def codec(self) -> Any:
+        """The autoencoder as one call has it: a view, in strips where that was asked for."""
+        return InStrips(view(self.vae)) if self._in_strips else view(self.vae)
 
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
         """FreeU (Si et al. 2024), as diffusers does it."""

@@ -7,7 +7,7 @@ import torch
 
 from autoencoder.latents import decode
 from autoencoder.model import build_autoencoder
-from autoencoder.tiling import tiled_decode
+from autoencoder.tiling import InStrips
 from ldm.training.tracking import read_metrics
 from tests.autoencoder.test_train_autoencoder import experiment, train
 
@@ -62,6 +62,6 @@ def test_strips_need_a_fraction_of_the_memory():
         return image.float().cpu(), torch.cuda.max_memory_allocated()
 
     whole, whole_bytes = peak(lambda: decode(vae, latents))
-    strips, strip_bytes = peak(lambda: tiled_decode(vae, latents, strip=2**17, store="cpu"))
+    strips, strip_bytes = peak(lambda: decode(InStrips(vae, 2**17), latents))
     assert strip_bytes < whole_bytes / 3
     assert (strips - whole).abs().mean() < 1e-3  # TF32 convolutions; a seam would be 2/255

@@ -5,7 +5,7 @@ import torch
 
 from autoencoder.latents import decode, downsampling, encode_moments
 from autoencoder.model import build_autoencoder
-from autoencoder.tiling import tiled_decode, tiled_encode
+from autoencoder.tiling import InStrips
 from ldm.core.errors import UserError
 
 
@@ -24,8 +24,9 @@ def test_strips_give_what_the_whole_gives(model, strip):
         moments = encode_moments(model, pixels)
         latents = moments.chunk(2, dim=1)[0]
         image = decode(model, latents)
-    torch.testing.assert_close(tiled_encode(model, pixels, strip), moments, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(tiled_decode(model, latents, strip), image, atol=5e-5, rtol=0)
+    strips = InStrips(model, strip)
+    torch.testing.assert_close(encode_moments(strips, pixels), moments, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(decode(strips, latents), image, atol=5e-5, rtol=0)
 
 
 def test_only_a_strip_is_in_work_at_a_time(model, monkeypatch):
@@ -39,7 +40,7 @@ def test_only_a_strip_is_in_work_at_a_time(model, monkeypatch):
     latents = torch.randn(1, 4, 24, 16, generator=torch.manual_seed(0))
     width = latents.shape[-1] * downsampling(model)
     monkeypatch.setattr("autoencoder.tiling.F.conv2d", measured)
-    image = tiled_decode(model, latents, strip=4 * width)
+    image = decode(InStrips(model, 4 * width), latents)
     assert seen.count(6) > image.shape[-2] // 4  # four rows, one more above and one below
     at_full_width = seen[-(image.shape[-2] // 4) :]
     assert max(at_full_width) == 6
@@ -50,7 +51,7 @@ def test_half_precision_decodes_in_strips_as_it_does_whole(model):
     low = model.bfloat16()
     with torch.no_grad():
         torch.testing.assert_close(
-            tiled_decode(low, latents, 300).float(),
+            decode(InStrips(low, 300), latents).float(),
             decode(low, latents).float(),
             atol=0.1,
             rtol=0.1,
@@ -67,4 +68,4 @@ def test_attention_in_the_outer_blocks_is_refused():
         }
     )
     with pytest.raises(UserError, match="AttnUpDecoderBlock2D cannot be computed in strips"):
-        tiled_decode(vae, torch.zeros(1, 4, 8, 8))
+        InStrips(vae)

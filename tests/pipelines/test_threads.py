@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from conftest import generator, tiny_pipeline
+from diffusers import AutoencoderKL
 
 from ldm.conditions.conditioner import Conditioner
 from ldm.models.attention import IdentityAttentionProcessor
+from pipelines import ImageToImagePipeline
 
 LONG = "a red flower in a vase " * 20
 CALLS = [
@@ -157,3 +159,22 @@ def test_prompts_of_all_lengths_are_tokenised_in_threads_as_alone(pipe):
     with ThreadPoolExecutor(4) as pool:
         for task in [pool.submit(work, k) for k in range(4)]:
             task.result()
+
+
+def test_tiling_is_exact_and_the_pipelines_own(monkeypatch):
+    pipe, z = tiny_pipeline(), torch.randn(2, 4, 8, 8, generator=generator(0))
+    other = ImageToImagePipeline.from_pipe(pipe)
+    whole, before = pipe.decode(z), state(pipe)
+    pipe.enable_vae_tiling()
+    again = ImageToImagePipeline.from_pipe(pipe)
+    call = {"image": whole[:1], "seed": 1, "num_inference_steps": 2, "output_type": "pt"}
+    expected = other("a rose", **call).images
+    with monkeypatch.context() as patch:
+        for name in ("encode", "decode"):  # of the whole
+            patch.setattr(AutoencoderKL, name, None)
+        torch.testing.assert_close(pipe.decode(z), whole, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(again("a rose", **call).images, expected, atol=1e-4, rtol=0)
+        with pytest.raises(TypeError):
+            other.decode(z)
+    pipe.disable_vae_tiling()
+    assert torch.equal(pipe.decode(z), whole) and state(pipe) == before
