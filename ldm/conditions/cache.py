@@ -1,6 +1,5 @@
 """What a tokenizer, or a frozen text encoder, makes of every distinct caption, computed once."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
@@ -13,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.conditions.conditioner import Conditioner
-from ldm.core.fingerprint import fingerprint
+from ldm.core.fingerprint import fingerprint, vocabulary_hash
 from ldm.core.share import Share
 from ldm.core.text import say
 from ldm.store.shards import Store, TensorColumn, open_shards
@@ -46,10 +45,9 @@ class TextCache:
         Captions that are already there are never encoded again; another encoder, tokenizer or dtype
         makes the folder anew, and the reason is printed.
         """
-        vocabulary = json.dumps(conditioner.tokenizer.get_vocab(), sort_keys=True)
         key = {
             "encoder": fingerprint(conditioner.encoder),
-            "tokenizer": blake2b(vocabulary.encode(), digest_size=16).hexdigest(),
+            "tokenizer": vocabulary_hash(conditioner.tokenizer),
             "tokens": conditioner.tokenizer.model_max_length,
             "dtype": dtype,
         }

@@ -1,6 +1,8 @@
 """What a network is, in hex digits: what is cached or measured was made by it and no other."""
 
+import json
 from hashlib import blake2b
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +19,12 @@ def fingerprint(module: nn.Module) -> str:
 def weight_hash(module: nn.Module) -> str:
     """16 hex digits of the weights alone: what results name a network by."""
     return _hashed(module, 8)
+
+
+def vocabulary_hash(tokenizer: Any) -> str:
+    """32 hex digits of a tokenizer's tokens and their ids."""
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return blake2b(vocabulary.encode(), digest_size=16).hexdigest()
 
 
 def _hashed(module: nn.Module, size: int, before: str = "") -> str:

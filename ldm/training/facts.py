@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 from ldm.conditions.conditioner import Conditioner
 from ldm.config import Config
 from ldm.core.errors import UserError
-from ldm.core.fingerprint import fingerprint
+from ldm.core.fingerprint import fingerprint, vocabulary_hash
 from ldm.data.example import Source
 from ldm.models.networks import kind_of
 
@@ -40,7 +39,6 @@ def latent_diffusion_facts(
     """Those of stage 2, but for the statistics of its latents. `vae` is as it was loaded."""
     meant, standardize = config.diffusion, config.autoencoder.standardize
     rescaled = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
-    vocabulary = json.dumps(conditioner.tokenizer.get_vocab(), sort_keys=True)
     facts = {
         "data.resolution": config.data.resolution,
         "the autoencoder": fingerprint(nn.ModuleList([vae])),  # its weights alone
@@ -49,7 +47,7 @@ def latent_diffusion_facts(
         "conditioning.kind": config.conditioning.kind,
         "the classes": conditioner.words,
         "the tokens of a caption": conditioner.length,
-        "the tokenizer": blake2b(vocabulary.encode(), digest_size=16).hexdigest(),
+        "the tokenizer": vocabulary_hash(conditioner.tokenizer),
         "the text encoder's": settings(conditioner.encoder),
         "diffusion.prediction": [meant.prediction, meant.prediction_args],
         "diffusion.schedule": [meant.schedule, meant.schedule_args],

@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import torch
 from torch import nn
 
-from ldm.core.fingerprint import fingerprint, weight_hash
+from ldm.core.fingerprint import fingerprint, vocabulary_hash, weight_hash
 
 
 def network(bias: float = 0.5, **config: object) -> nn.Module:
@@ -19,6 +21,8 @@ def test_a_network_is_known_by_what_older_files_call_it():
     assert fingerprint(network()) == "f5765b0584739c646d9b817fd34433c0"
     assert weight_hash(network()) == "5ff6c62fc2b74c9d"
     assert fingerprint(nn.ModuleList([network().half()])) == "a0b3c7307f7608d7773011bfce93a243"
+    words = SimpleNamespace(get_vocab=lambda: {"rose": 1, "daisy": 0, "Stiefmütterchen": 2})
+    assert vocabulary_hash(words) == "7f0dc4ecfab0e9195fcb88492d79ce24"
 
 
 def test_weights_and_configuration_are_told_apart():
