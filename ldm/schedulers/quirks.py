@@ -72,12 +72,6 @@ def refuse_quirks(name: str, fields: Mapping[str, Any], visited: list[Level], en
         )
 
     options = fields["sampler_args"]
-    if fields["schedule_name"] == "learned" and fields["grid"] in CHOSEN:
-        refuse(
-            f"cannot tell the labels of a learned schedule's cleanest levels on grid "
-            f"{fields['grid']}, so close does float32 have them",
-            "grid trailing, leading or linspace",
-        )
     flow = fields["schedule_name"] == "flow" and name.startswith(MULTISTEP)
     if flow and fields["prediction_name"] == "v":
         refuse("takes v on a straight path for v on a curved one", "prediction flow")

@@ -522,6 +522,7 @@ def test_what_is_alien_is_refused_with_the_way_out():
         ({}, ("trailing", "unipc", {"lower_order_final": False}), "ends in NaN"),
         ({"prediction": "sample"}, ("trailing", "euler_ancestral"), "has no prediction sample"),
         ({"schedule": "cosine"}, ("karras", "unipc"), "loses its place"),
+        ({"schedule": "learned"}, ("exponential", "dpmpp_2m"), r"levels up to 2\.0 entries"),
     ],
 )
 def test_what_diffusers_gets_wrong_is_not_exported_and_the_reason_is_given(config, options, reason):
