@@ -2,15 +2,19 @@
 
 from typing import Any
 
+import torch
+
 from ldm.core.errors import UserError
 from ldm.diffusion.samplers import SAMPLERS, Sampler
+from ldm.diffusion.schedules import Discrete, Schedule
 
 Options = dict[str, Any]
 _ELSEWHERE = ("schedule_name", "schedule_args", "source")  # the same β may have two names
+_MOVED = 2.1e-6  # of β, which the writer may move by two parts in a million
 
 
 def refuse_loss(class_name: str, mine: Options, back: Options) -> None:
-    """Raise UserError for the first field of a Spec that its config reads back otherwise."""
+    """Raise UserError for the first field of a Spec, its β aside, that reads back otherwise."""
     for name in mine:
         said, read = _canonical(name, mine), _canonical(name, back)
         if name not in _ELSEWHERE and said != read:
@@ -18,6 +22,28 @@ def refuse_loss(class_name: str, mine: Options, back: Options) -> None:
                 f"diffusers' {class_name} cannot express {name}={said!r} (it reads back as "
                 f"{read!r}), so this model cannot be exported as it is"
             )
+
+
+def refuse_other_betas(
+    class_name: str, mine: Options, back: Options, tables: tuple[Schedule, Schedule]
+) -> None:
+    """Raise UserError where the tables (N,) that a Spec and its config visit differ in β.
+
+    But for the last β, which a floor of ᾱ may stand for.
+    """
+    said, read = (table.betas[:-1] if isinstance(table, Discrete) else None for table in tables)
+    if said is None or read is None:
+        return
+    if torch.allclose(said, read, rtol=_MOVED, atol=1e-12):
+        return
+    n, kept = int((read - said).abs().argmax()), back["schedule_args"]
+    args = mine["schedule_args"].items()
+    lost = ", ".join(f"{k}={v!r}"[:40] for k, v in args if k not in kept or kept[k] != v)
+    raise UserError(
+        f"{class_name} of diffusers loses {lost or 'the schedule'}: β of entry {n} would be "
+        f"{read[n]:.2g} there and is {said[n]:.2g} here, so this model cannot be exported; take "
+        "another sampler, such as euler"
+    )
 
 
 def _canonical(name: str, spec: Options) -> Any:

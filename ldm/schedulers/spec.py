@@ -22,7 +22,7 @@ from ldm.schedulers import quirks
 from ldm.schedulers.another import LEARNED, read_for
 from ldm.schedulers.floor import SCHEDULES, ZERO_SNR_FLOOR, floored
 from ldm.schedulers.given import refuse_process
-from ldm.schedulers.kept import refuse_loss
+from ldm.schedulers.kept import refuse_loss, refuse_other_betas
 from ldm.schedulers.reader import read_scheduler
 from ldm.schedulers.spacings import GRIDS
 from ldm.schedulers.table import Options, spacing, start, tabulated
@@ -267,12 +267,12 @@ class Spec:
             if unchanged:
                 return dict(self.source)
         config = write_scheduler(asdict(self), self._visited)
-        name, some = config["_class_name"], self._some_levels()
-        quirks.refuse_quirks(name, asdict(self), some, positions(self.schedule))
-        quirks.refuse_twins(name, asdict(self), some)
+        name, mine = config["_class_name"], asdict(self)
+        quirks.refuse_twins(name, mine, self._some_levels())
         back = Spec.from_diffusers(config)
         quirks.refuse_first_label(name, self.grid_args, back.grid_args)
-        refuse_loss(name, asdict(self), asdict(back))
+        refuse_loss(name, mine, asdict(back))
+        refuse_other_betas(name, mine, asdict(back), (self._visited, back._visited))
         tried(self, config, num_inference_steps)
         return config
 

@@ -5,7 +5,6 @@ import inspect
 from ldm.core.errors import UserError
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedules import SCHEDULES, Schedule, positions
-from ldm.schedulers.keys import defaults_of
 from ldm.schedulers.quirks import CHOSEN, MULTISTEP
 from ldm.schedulers.reader import VARIANCES
 from ldm.schedulers.table import BETAS, PREDICTIONS, Options, first_label, tabulated
@@ -108,12 +107,6 @@ def write_scheduler(spec: Options, schedule: Schedule) -> Options:
             "timestep_spacing": "linspace",
         }
     config |= _betas(spec, schedule, name == "DDPMScheduler")
-    zero = "rescale_betas_zero_snr"
-    if config.get(zero) and zero not in defaults_of(name):
-        raise UserError(
-            f"{name} of diffusers does not rescale β to zero terminal SNR, so this model cannot be "
-            "exported; take another sampler, such as euler"
-        )
     floored = name.startswith(MULTISTEP) and spec["grid_args"].get("told") == "floor"
     return _settled(config) if floored else config
 
