@@ -49,6 +49,8 @@ def refuse_other_betas(
 def _canonical(name: str, spec: Options) -> Any:
     """A field's value, the same for two ways to say one thing."""
     value = spec[name]
+    if name == "grid_args":  # what float32 makes of a label is tried
+        return {key: told for key, told in value.items() if key != "first"}
     unclipped = spec["clip"] is spec["thresholding"] is None
     if name == "sampler" and unclipped:
         return next(k for k, s in reversed(SAMPLERS.items()) if _same(s, SAMPLERS[value]))

@@ -111,12 +111,3 @@ def refuse_twins(name: str, fields: Mapping[str, Any], visited: list[Level]) -> 
             "so this model cannot be exported; take another grid, or a schedule that keeps some "
             "signal"
         )
-
-
-def refuse_first_label(name: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    """Raise where float32 makes another entry of the noisiest label than the one it is."""
-    if (first := theirs.get("first")) != mine.get("first"):
-        raise UserError(
-            f"{name} of diffusers tells the network {first} at the noisiest level of this grid, "
-            "which is the entry after, so this model cannot be exported; take another grid"
-        )

@@ -270,7 +270,6 @@ class Spec:
         name, mine = config["_class_name"], asdict(self)
         quirks.refuse_twins(name, mine, self._some_levels())
         back = Spec.from_diffusers(config)
-        quirks.refuse_first_label(name, self.grid_args, back.grid_args)
         refuse_loss(name, mine, asdict(back))
         refuse_other_betas(name, mine, asdict(back), (self._visited, back._visited))
         tried(self, config, num_inference_steps)

@@ -525,6 +525,7 @@ def test_what_is_alien_is_refused_with_the_way_out():
         ({}, ("trailing", "unipc", {"lower_order_final": False}), "ends in NaN"),
         ({"prediction": "sample"}, ("trailing", "euler_ancestral"), "has no prediction sample"),
         ({"schedule": "cosine"}, ("karras", "unipc"), "loses its place"),
+        ({"schedule": "sigmoid"}, ("beta", "unipc"), r"levels up to 1\.0 entries"),
         ({"schedule": "learned"}, ("exponential", "dpmpp_2m"), r"levels up to 2\.0 entries"),
     ],
 )
