@@ -9,8 +9,8 @@ from diffusers.models import AutoencoderKL
 
 from ldm.conditions.conditioner import Conditioner
 from ldm.core.errors import UserError
-from ldm.models.misfits import refuse_misfits
 from ldm.models.weights import FOR_A_FILE
+from ldm.ports.misfits import refuse_misfits
 from ldm.schedulers.spec import Spec
 from pipelines.calls.defaults import STOCK_DEFAULTS, Defaults
 from pipelines.calls.stock import Hints, absent, refuse_arguments

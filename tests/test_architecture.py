@@ -20,6 +20,7 @@ FLOORS = [
     "ldm.schedulers",
     "ldm.models",
     "ldm.conditions",
+    "ldm.ports",
     "ldm.data.flowers",
     "ldm.data.pictures",
     "ldm.data.tables",
