@@ -13,11 +13,11 @@ import sys
 
 from torch import nn
 
-from autoencoder.discriminator import Adversary, AdversaryTurn
 from autoencoder.evaluation import Evaluation
 from autoencoder.examples import examples
 from autoencoder.export import export, settled
 from autoencoder.latents import latent_shape
+from autoencoder.loss.discriminator import Adversary, AdversaryTurn
 from autoencoder.model import export_folder, initial_autoencoder
 from autoencoder.objective import Objective
 from autoencoder.reconstructor import Reconstructor

@@ -12,14 +12,15 @@ import ldm.core.interrupts  # noqa: F401 - what comes after takes its time
 import sys
 
 from autoencoder.cache import STATISTICS, cached_latents
-from autoencoder.latents import latent_shape
-from autoencoder.model import configured_autoencoder
+from autoencoder.model import configured_codec
 from ldm.conditions.conditioner import build_conditioner
 from ldm.config import Config, config_from_arguments
 from ldm.core.errors import exits_with_a_sentence
 from ldm.data.captions import all_captions
 from ldm.data.repeats import repeated
+from ldm.models.network import CAPTION
 from ldm.models.networks import configured_network
+from ldm.ports.model import Model
 from ldm.schedulers.spec import Spec
 from ldm.training.checkpoint import resumable
 from ldm.training.examples import keyed_examples
@@ -31,10 +32,9 @@ from ldm.training.preflight import preflight, table
 from ldm.training.run import Run
 from ldm.training.tasks.denoising import Denoising
 from ldm.training.validation import Validation
-from pipelines.containers.sd_writer import unfit
+from pipelines.containers.writer import save, unfit
 from pipelines.evaluation.preview import Preview, refuse_bad_samples
 from pipelines.evaluation.quality import Quality
-from pipelines.text_to_image import TextToImagePipeline
 
 
 def train(config: Config) -> int:
@@ -48,30 +48,28 @@ def train(config: Config) -> int:
     run = Run(config, "ldm", options)
     photos = run.sources()
     repeated(all_captions(photos["train"]), config.data.repeats)  # or be refused
-    vae = configured_autoencoder(config).eval().requires_grad_(False)
-    vae.to(run.device)  # type: ignore[arg-type]  # diffusers wraps it without its types
-    conditioner = build_conditioner(config.conditioning, photos["train"].label_names)
-    conditioner.encoder.to(run.device)
-    refuse_bad_samples(sample, spec, conditioner)
-    shape = latent_shape(vae, config.data.resolution)
-    unet = configured_network(config, shape, conditioner.context_dim)
-    model = LatentDiffusion(unet, conditioner, options, spec.schedule, run.device)
+    codec = configured_codec(config)
+    text = build_conditioner(config.conditioning, photos["train"].label_names)
+    refuse_bad_samples(sample, spec, text)
+    shape = codec.shape(config.data.resolution)
+    network = configured_network(config, shape, text.context_dim)
+    model = Model(codec, {CAPTION: text}, network, spec).to(run.device)
+    trained = LatentDiffusion(model, options, run.device)
 
-    facts = latent_diffusion_facts(config, vae, unet, conditioner)
+    facts = latent_diffusion_facts(config, model)
     known = run.earlier_facts(facts).get(STATISTICS)
-    latents = cached_latents(config, vae, photos, run.share, known)
+    latents = cached_latents(config, codec, photos, run.share, known)
     facts[STATISTICS] = latents["train"].statistics.figures()
-    examples = keyed_examples(config, task.times.quantiles, latents, conditioner, run.share)
+    examples = keyed_examples(config, task.times.quantiles, latents, text, run.share)
     epoch = repeated(all_captions(latents["train"]), config.data.repeats)
-    fit = Fit(run, model, facts, training_data(photos["train"]), task.memory, curve=model.curve)
+    fit = Fit(run, trained, facts, training_data(photos["train"]), task.memory, curve=trained.curve)
 
-    pipeline = TextToImagePipeline.from_parts(vae, unet, conditioner, spec, sample)
-    refusal = unfit(vae, unet, spec, sample.num_inference_steps)
+    refusal = unfit(model, sample.num_inference_steps)
     prompts = sample.prompts or latents["validation"].captions(0)[:1]
-    validate = Validation(run, model, spec, examples)
-    preview = Preview(pipeline, sample, prompts, run.folder / "samples")
-    quality = Quality.of(config, pipeline, photos, run.folder / "quality")
-    run.say(table(preflight(run, model, latents, len(epoch), refusal)))
+    validate = Validation(run, trained, examples)
+    preview = Preview(model, sample, prompts, run.folder / "samples")
+    quality = Quality.of(config, model, photos, run.folder / "quality")
+    run.say(table(preflight(run, trained, latents, len(epoch), refusal)))
 
     start = fit.resume()
     batches = prefetched(examples["train"].batch(micro) for micro in run.slots(epoch, start))
@@ -96,7 +94,7 @@ def train(config: Config) -> int:
 
     if run.finished and run.main:
         with fit.averaged():
-            pipeline.save_pretrained(config.folder / "pipeline", stock=refusal is None)
+            save(model, sample, config.folder / "pipeline", stock=refusal is None)
         only = f", for this package alone: {refusal}" if refusal else ""
         run.say(f"the pipeline is in {config.folder / 'pipeline'}{only}")
     return run.status

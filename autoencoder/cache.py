@@ -12,12 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset as Arrow
-from diffusers.models import AutoencoderKL
 from torch import Tensor
 
 from autoencoder.encoding import Crops, Encoder
-from autoencoder.latents import latent_shape
-from autoencoder.model import standardize
 from ldm.config import Config
 from ldm.core.errors import UserError
 from ldm.core.fingerprint import fingerprint
@@ -26,6 +23,7 @@ from ldm.core.sums import read_sealed, write_sealed
 from ldm.core.text import say
 from ldm.data.example import Source
 from ldm.data.quarantine import Quarantine
+from ldm.ports.codec import Codec
 from ldm.store.shards import Store, TensorColumn, open_shards
 
 FIGURES, KEY = "statistics.json", "of"  # the rows that they are of, among them
@@ -52,8 +50,7 @@ class Statistics(NamedTuple):
 class LatentCache:
     """The latents of a source of images, in the order of its sound images.
 
-    `sample` gives standardised latents; `statistics` are what `model.standardize` folds into the
-    exported autoencoder, so that it decodes them.
+    `sample` gives standardised latents; `statistics` are what the codec takes in to decode them.
     """
 
     def __init__(
@@ -79,7 +76,7 @@ class LatentCache:
     @classmethod
     def build(
         cls,
-        vae: AutoencoderKL,
+        codec: Codec,
         source: Source,
         config: Config,
         folder: Path,
@@ -96,10 +93,10 @@ class LatentCache:
         than 1 % of the images give no finite latents.
         """
         crops = Crops(source, config, seed)
-        channels, height, width = latent_shape(vae, config.data.resolution)
+        channels, height, width = codec.shape(config.data.resolution)
         shape = (crops.views, 2 if config.data.flip else 1, 2 * channels, height, width)
         key = {
-            "autoencoder": fingerprint(vae),
+            "autoencoder": fingerprint(codec.module),
             "resolution": config.data.resolution,
             "crop": f"random, seed {seed}" if config.data.crop == "random" else config.data.crop,
             "views": crops.views,
@@ -116,13 +113,13 @@ class LatentCache:
         mine = share.mine(range(len(paths)))
         whole = set(store.whole(paths[k] for k in mine))
         missing = {k: paths[k] for k in mine if paths[k] not in whole}
-        vae.to(device)  # type: ignore[arg-type]  # a decorator of diffusers hides the signature
-        encoder = Encoder(vae, shape, config, store)
+        codec.module.to(device)
+        encoder = Encoder(codec, shape, config, store)
         encoder.write(crops, missing, SHARD, title, quiet=not share.main)
         share.wait()
 
         if not config.autoencoder.standardize:
-            statistics = _nominal(vae)
+            statistics = Statistics(*codec.nominal())
         elif statistics is None:
             statistics = _measured(store)
         shards = open_shards(paths)
@@ -189,12 +186,12 @@ class LatentCache:
 
 def cached_latents(
     config: Config,
-    vae: AutoencoderKL,
+    codec: Codec,
     sources: dict[str, Source],
     share: Share,
     known: dict[str, list[float]] | None,
 ) -> dict[str, LatentCache]:
-    """The latents of both sets; `vae` is left standardised, so that it decodes them.
+    """The latents of both sets; `codec` is left standardised, so that it decodes them.
 
     `known` are the statistics that a resumed run began with: images that have joined its data since
     must not move the latents under a U-Net that has learned them.
@@ -203,18 +200,18 @@ def cached_latents(
     statistics = Statistics.of(known) if known else None
     for name in ("train", "validation"):
         caches[name] = LatentCache.build(
-            vae,
+            codec,
             sources[name],
             config,
             config.folder / "cache" / name,
             config.seed,
-            vae.device,
+            codec.module.device,
             share,
             caches["train"].statistics if caches else statistics,
             title=f"encoding the {name} set",
         )
     if config.autoencoder.standardize:
-        standardize(vae, *caches["train"].statistics)
+        codec.standardize(*caches["train"].statistics)
     return caches
 
 
@@ -225,14 +222,6 @@ def _measured(store: Store) -> Statistics | None:
         return Statistics.of(figures) if figures[KEY] == store.name else None
     except (OSError, ValueError, KeyError):
         return None  # of an older version, or damaged: the rows give the same again
-
-
-def _nominal(vae: AutoencoderKL) -> Statistics:
-    """What the autoencoder's own config says: latents are used as (z − shift) · scale."""
-    channels = vae.config["latent_channels"]
-    shift = torch.full((channels,), vae.config["shift_factor"] or 0.0, dtype=torch.float64)
-    scale = torch.full((channels,), vae.config["scaling_factor"], dtype=torch.float64)
-    return Statistics(shift, 1 / scale)
 
 
 def _plane(channels: Tensor, like: Tensor) -> Tensor:

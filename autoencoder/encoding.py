@@ -6,17 +6,16 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Features, List, Value
-from diffusers.models import AutoencoderKL
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from autoencoder.latents import encode_moments
 from ldm.config import Config
 from ldm.core import keyed
 from ldm.data.example import Source
 from ldm.data.pictures.bad import BadImage
 from ldm.data.pixels import normalise, to_pixels
+from ldm.ports.codec import Codec
 from ldm.store.shards import Store
 
 
@@ -48,10 +47,8 @@ class Crops(Dataset):
 class Encoder:
     """Writes shards of encoded crops."""
 
-    def __init__(
-        self, vae: AutoencoderKL, shape: tuple[int, ...], config: Config, store: Store
-    ) -> None:
-        self.vae, self.shape, self.store = vae, shape, store
+    def __init__(self, codec: Codec, shape: tuple[int, ...], config: Config, store: Store) -> None:
+        self.codec, self.shape, self.store = codec, shape, store
         self.dtype = np.dtype(config.autoencoder.cache_dtype)
         self.batch = max(1, min(64, 2**22 // config.data.resolution**2 // shape[0]))
         self.workers = config.data.workers
@@ -99,10 +96,12 @@ class Encoder:
         reasons = {i: pixels for i, pixels in batch if isinstance(pixels, str)}
         sound = [(i, pixels) for i, pixels in batch if isinstance(pixels, Tensor)]
         if sound:
-            pixels = torch.stack([p for _, p in sound]).to(self.vae.device)  # (B, V, 3, R, R)
+            pixels = torch.stack([p for _, p in sound]).to(
+                self.codec.module.device
+            )  # (B, V, 3, R, R)
             sides = [pixels, pixels.flip(-1)][: self.shape[1]]
             flat = normalise(torch.stack(sides, dim=2).flatten(0, 2))
-            encoded = torch.cat([encode_moments(self.vae, x) for x in flat.split(self.batch)])
+            encoded = torch.cat([self.codec.moments(x) for x in flat.split(self.batch)])
             with np.errstate(over="ignore"):  # what float16 cannot hold is quarantined below
                 stored = encoded.float().cpu().numpy().astype(self.dtype)
             for (i, _), row in zip(sound, stored.reshape(-1, *self.shape), strict=True):

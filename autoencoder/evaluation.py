@@ -8,8 +8,8 @@ from torch import Tensor
 
 from autoencoder.health import Posterior, Verdict, examine, posterior_of, report
 from autoencoder.latents import decode, encode_moments
+from autoencoder.loss.perceptual import ssim
 from autoencoder.objective import Objective
-from autoencoder.perceptual import ssim
 from ldm.core import keyed
 from ldm.core.errors import UserError
 from ldm.core.files import write_text, written

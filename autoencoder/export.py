@@ -5,8 +5,9 @@ import shutil
 import torch
 
 from autoencoder.cache import LatentCache
+from autoencoder.codec import KLCodec
 from autoencoder.evaluation import HEALTH
-from autoencoder.model import export_damage, export_folder, standardize
+from autoencoder.model import export_damage, export_folder
 from autoencoder.reconstructor import Reconstructor
 from ldm.core.files import published, write_json, write_text
 from ldm.core.sums import MANIFEST, manifest_of
@@ -39,11 +40,11 @@ def export(run: Run, model: Reconstructor, source: Source) -> None:
     An autoencoder of which only the decoder was trained keeps its latents as they are: diffusion
     models that were trained in them still fit.
     """
-    vae, config = model.vae, run.config
+    vae, codec, config = model.vae, KLCodec(model.vae), run.config
     if config.autoencoder.standardize and not model.decoder_only:
         scratch = run.folder / "latents"
         cache = LatentCache.build(
-            vae,
+            codec,
             source,
             config,
             scratch,
@@ -52,7 +53,7 @@ def export(run: Run, model: Reconstructor, source: Source) -> None:
             run.share,
             title="measuring the latents",
         )
-        standardize(vae, *cache.statistics)
+        codec.standardize(*cache.statistics)
         run.share.wait()
         if run.main:
             shutil.rmtree(scratch)

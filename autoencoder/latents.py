@@ -1,14 +1,13 @@
-"""Pixels to latents and back: as the autoencoder has them, and scaled as the U-Net knows them."""
+"""Latents as an autoencoder has them: their shape, encoding, decoding, and standardisation."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from diffusers.models import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.core.errors import UserError
 
-SLICE = 2**20  # pixels that are encoded or decoded at once
 LOGVAR_RANGE = (-30.0, 20.0)  # diffusers clamps a posterior's log-variance to this
 
 
@@ -43,28 +42,69 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return vae.decode(_like(vae, latents)).sample
 
 
-def scaled_decode(vae: Any, latents: Tensor) -> Tensor:
-    """Latents (B, C, h, w) as the U-Net knows them → pixels (B, 3, H, W) in [0, 1], float32."""
-    z = latents / vae.config.scaling_factor + _shift(vae)
-    count = max(1, SLICE // (z.shape[-2] * z.shape[-1] * downsampling(vae) ** 2))
-    parts = [vae.decode(part.to(vae.dtype)).sample for part in z.split(count)]
-    return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+def nominal(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
+    """Shift and deviation (C,) of the latents by the autoencoder's own config, float64.
 
-
-def scaled_encode(vae: Any, pixels: Tensor, noise: Tensor) -> Tensor:
-    """Pixels (B, 3, H, W) in [-1, 1] → latents (B, C, h, w) as the U-Net knows them, float32.
-
-    A draw from the posterior with the standard normal `noise`, as diffusers' pipelines take; where
-    it has more rows, as many of each image in a row.
+    Latents are used as (z − shift) · scaling_factor.
     """
-    count = max(1, SLICE // (pixels.shape[-2] * pixels.shape[-1]))
-    posteriors = [vae.encode(part.to(vae.dtype)).latent_dist for part in pixels.split(count)]
-    mean, std = (
-        torch.cat([getattr(p, name) for p in posteriors]).float() for name in ("mean", "std")
+    channels = vae.config["latent_channels"]
+    shift = torch.full((channels,), vae.config["shift_factor"] or 0.0, dtype=torch.float64)
+    scale = torch.full((channels,), vae.config["scaling_factor"], dtype=torch.float64)
+    return shift, 1 / scale
+
+
+@torch.no_grad()
+def standardize(
+    vae: AutoencoderKL, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor
+) -> AutoencoderKL:
+    """Fold z → (z − mean)/std into the encoder's last convolution, its inverse into the decoder.
+
+    `mean` and `std` (C,) are of the latents as `vae` encodes them, unscaled. In place; afterwards
+    the latents need no scaling_factor, no shift and no extra key, and stock diffusers decodes them
+    to the same image. A VAE without the 1×1 (post_)quant_conv is given them.
+    """
+    channels = vae.config["latent_channels"]
+    m = torch.as_tensor(mean, dtype=torch.float64)
+    s = torch.as_tensor(std, dtype=torch.float64)
+    assert m.shape == s.shape == (channels,)
+    if not bool((s > 0).all() and torch.isfinite(s).all() and torch.isfinite(m).all()):
+        raise UserError(
+            f"latents with standard deviations {[round(x, 6) for x in s.tolist()]} cannot be "
+            "standardised: a channel is dead, so lower autoencoder.loss.kl or latent_channels"
+        )
+    like = next(vae.parameters())
+    for name, width in (("quant_conv", 2 * channels), ("post_quant_conv", channels)):
+        if getattr(vae, name) is None:
+            identity = nn.Conv2d(width, width, 1).to(like.device, like.dtype)
+            _assign(identity, torch.eye(width)[:, :, None, None], torch.zeros(width))
+            setattr(vae, name, identity)
+
+    into, out_of = vae.quant_conv, vae.post_quant_conv
+    assert into is not None and out_of is not None
+    w, b = _float64(into)
+    scale = torch.cat([s, torch.ones_like(s)])  # the second half of the outputs is log-variances
+    shift = torch.cat([m / s, 2 * s.log()])
+    _assign(into, w / scale[:, None, None, None], b / scale - shift)
+
+    w, b = _float64(out_of)
+    _assign(out_of, w * s[None, :, None, None], b + w[:, :, 0, 0] @ m)
+    vae.register_to_config(
+        scaling_factor=1.0,
+        shift_factor=None,
+        latents_mean=None,
+        latents_std=None,
+        use_quant_conv=True,
+        use_post_quant_conv=True,
     )
-    mean, std = (t.repeat_interleave(len(noise) // len(pixels), 0) for t in (mean, std))
-    return (mean + std * noise - _shift(vae)) * vae.config.scaling_factor
+    return vae
 
 
-def _shift(vae: Any) -> float:
-    return getattr(vae.config, "shift_factor", None) or 0.0
+def _float64(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    assert conv.bias is not None
+    return conv.weight.detach().cpu().double(), conv.bias.detach().cpu().double()
+
+
+def _assign(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
+    assert conv.bias is not None
+    conv.weight.copy_(weight)
+    conv.bias.copy_(bias)

@@ -1,24 +1,25 @@
-"""The autoencoder: diffusers' AutoencoderKL, built from a config, loaded, and standardised."""
+"""The autoencoder: diffusers' AutoencoderKL, built from a config, or loaded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers.models import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
+from autoencoder.codec import KLCodec
 from autoencoder.pixels import Pixels
 from ldm.config import Config
 from ldm.core.errors import UserError
 from ldm.core.sums import MANIFEST, damage
 from ldm.models.pretrained import load_pretrained
+from ldm.ports.codec import Codec
 from ldm.settings.arguments import refuse_arguments
 
 # what stands in an autoencoder's place and is not trained, by `autoencoder.kind`
-CODECS: dict[str, Callable[[], Any]] = {"pixels": Pixels}
+CODECS: dict[str, Callable[[], Codec]] = {"pixels": lambda: KLCodec(Pixels())}
 
 
 def build_autoencoder(model: Mapping[str, Any]) -> AutoencoderKL:
@@ -87,10 +88,18 @@ def initial_autoencoder(config: Config) -> AutoencoderKL:
     return build_autoencoder(config.autoencoder.model)
 
 
-def configured_autoencoder(config: Config) -> AutoencoderKL:
-    """What stage 2 works in: `autoencoder.path`, what stage 1 exported into the run, or pixels."""
-    if config.autoencoder.kind in CODECS:
-        return CODECS[config.autoencoder.kind]()
+def configured_codec(config: Config) -> Codec:
+    """What stage 2 works in: `autoencoder.path`, what stage 1 exported into the run, or pixels.
+
+    Frozen, in evaluation mode. Raises UserError where there is none, or it is damaged.
+    """
+    other = CODECS.get(config.autoencoder.kind)
+    codec = other() if other else KLCodec(_trained_autoencoder(config))
+    codec.module.eval().requires_grad_(False)
+    return codec
+
+
+def _trained_autoencoder(config: Config) -> AutoencoderKL:
     if config.autoencoder.path is not None:
         return load_autoencoder(config.autoencoder.path, config.autoencoder.variant)
     if not (export := export_folder(config)).is_dir():
@@ -126,60 +135,3 @@ def export_damage(folder: Path) -> str | None:
 def last_layer(vae: AutoencoderKL) -> Tensor:
     """The weight that the reconstruction's gradients reach first."""
     return vae.decoder.conv_out.weight
-
-
-@torch.no_grad()
-def standardize(
-    vae: AutoencoderKL, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor
-) -> AutoencoderKL:
-    """Fold z → (z − mean)/std into the encoder's last convolution, its inverse into the decoder.
-
-    `mean` and `std` (C,) are of the latents as `vae` encodes them, unscaled. In place; afterwards
-    the latents need no scaling_factor, no shift and no extra key, and stock diffusers decodes them
-    to the same image. A VAE without the 1×1 (post_)quant_conv is given them.
-    """
-    channels = vae.config["latent_channels"]
-    m = torch.as_tensor(mean, dtype=torch.float64)
-    s = torch.as_tensor(std, dtype=torch.float64)
-    assert m.shape == s.shape == (channels,)
-    if not bool((s > 0).all() and torch.isfinite(s).all() and torch.isfinite(m).all()):
-        raise UserError(
-            f"latents with standard deviations {[round(x, 6) for x in s.tolist()]} cannot be "
-            "standardised: a channel is dead, so lower autoencoder.loss.kl or latent_channels"
-        )
-    like = next(vae.parameters())
-    for name, width in (("quant_conv", 2 * channels), ("post_quant_conv", channels)):
-        if getattr(vae, name) is None:
-            identity = nn.Conv2d(width, width, 1).to(like.device, like.dtype)
-            _assign(identity, torch.eye(width)[:, :, None, None], torch.zeros(width))
-            setattr(vae, name, identity)
-
-    into, out_of = vae.quant_conv, vae.post_quant_conv
-    assert into is not None and out_of is not None
-    w, b = _float64(into)
-    scale = torch.cat([s, torch.ones_like(s)])  # the second half of the outputs is log-variances
-    shift = torch.cat([m / s, 2 * s.log()])
-    _assign(into, w / scale[:, None, None, None], b / scale - shift)
-
-    w, b = _float64(out_of)
-    _assign(out_of, w * s[None, :, None, None], b + w[:, :, 0, 0] @ m)
-    vae.register_to_config(
-        scaling_factor=1.0,
-        shift_factor=None,
-        latents_mean=None,
-        latents_std=None,
-        use_quant_conv=True,
-        use_post_quant_conv=True,
-    )
-    return vae
-
-
-def _float64(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    assert conv.bias is not None
-    return conv.weight.detach().cpu().double(), conv.bias.detach().cpu().double()
-
-
-def _assign(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
-    assert conv.bias is not None
-    conv.weight.copy_(weight)
-    conv.bias.copy_(bias)

@@ -6,16 +6,16 @@ from accelerate import Accelerator
 from diffusers.models import AutoencoderKL
 from torch import Tensor, nn
 
-from autoencoder.discriminator import Adversary
-from autoencoder.losses import adaptive_weight, kl_divergence, reconstruction_loss
+from autoencoder.loss.discriminator import Adversary
+from autoencoder.loss.perceptual import Perceptual, build_perceptual
+from autoencoder.loss.terms import adaptive_weight, kl_divergence, reconstruction_loss
 from autoencoder.model import last_layer
-from autoencoder.perceptual import Perceptual, build_perceptual
 from autoencoder.reconstructor import Output
 from ldm.config import AutoencoderConfig
 
 
 class Objective(nn.Module):
-    """The generator's whole loss; see losses.py."""
+    """The generator's whole loss; see loss/terms.py."""
 
     def __init__(self, config: AutoencoderConfig, vae: AutoencoderKL, adversary: Adversary | None):
         super().__init__()

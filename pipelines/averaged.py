@@ -1,40 +1,34 @@
-"""A pipeline with other weights of its own training: another length of the EMA, or none."""
+"""A model with other weights of its own training: another length of the EMA, or none."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.core.files import refuse_unwritable
+from ldm.ports.model import Model
 from ldm.training.post_hoc_ema import reconstruct
 from pipelines.calls.defaults import EMA_LENGTH
-from pipelines.containers.sd_writer import INDEX, save, unfit
+from pipelines.containers.reader import INDEX, load
+from pipelines.containers.writer import save, unfit
 from pipelines.runs.record import SNAPSHOTS, RunRecord
-from pipelines.text_to_image import TextToImagePipeline
 
 
-def _modules(pipe: TextToImagePipeline) -> dict[str, Any]:
-    return {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
-
-
-def weights_of(pipe: TextToImagePipeline) -> dict[str, Tensor]:
-    """The networks' tensors by the names they have in training: "unet.…", "text_encoder.…"."""
+def weights_of(model: Model) -> dict[str, Tensor]:
+    """The tensors that training has, by their names there: "unet.…", "text_encoder.…"."""
     return {
-        f"{m}.{k}": v
-        for m, module in _modules(pipe).items()
-        for k, v in module.state_dict().items()
+        f"{m}.{k}": v for m, module in model.trained.items() for k, v in module.state_dict().items()
     }
 
 
-def load_weights(pipe: TextToImagePipeline, tensors: Mapping[str, Tensor]) -> None:
+def load_weights(model: Model, tensors: Mapping[str, Tensor]) -> None:
     """The inverse; tensors that are missing stay, a name that fits nothing is an error.
 
     But for a learned schedule's curve, of which sampling needs no more than the ends.
     """
-    known = weights_of(pipe)
+    known = weights_of(model)
     tensors = {k: v for k, v in tensors.items() if not k.startswith("schedule.")}
     assert tensors.keys() <= known.keys(), "weights of another model"
     with torch.no_grad():
@@ -52,9 +46,8 @@ def average_applied(run: str | Path, length: float, out: Path | None = None) -> 
         raise UserError(f"{record.folder} has no pipeline yet: train it to the end")
     folder = out or record.export
     refuse_unwritable(folder / INDEX)
-    pipe = TextToImagePipeline.from_pretrained(record.export)
-    load_weights(pipe, reconstruct(record.folder / SNAPSHOTS, length))
-    steps = pipe.defaults.num_inference_steps
-    stock = unfit(pipe.vae, pipe.unet, pipe.spec, steps) is None
-    save(pipe.components, pipe.spec, pipe.defaults, folder, None, stock, **{EMA_LENGTH: length})
+    model, defaults = load(record.export)
+    load_weights(model, reconstruct(record.folder / SNAPSHOTS, length))
+    stock = unfit(model, defaults.num_inference_steps) is None
+    save(model, defaults, folder, stock=stock, also={EMA_LENGTH: length})
     return folder

@@ -3,62 +3,37 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-import diffusers
 import torch
-from diffusers.models import AutoencoderKL
 
-from ldm.conditions.conditioner import Conditioner
 from ldm.core.errors import UserError
 from ldm.models.weights import FOR_A_FILE
 from ldm.ports.misfits import refuse_misfits
-from ldm.schedulers.spec import Spec
+from ldm.ports.model import Model
 from pipelines.calls.defaults import STOCK_DEFAULTS, Defaults
 from pipelines.calls.stock import Hints, absent, refuse_arguments
-from pipelines.containers import sd_reader as sd
-from pipelines.containers.sd_writer import save
+from pipelines.containers.reader import load, model_of
+from pipelines.containers.table import part_names
+from pipelines.containers.writer import save
+from pipelines.names import Named
 from pipelines.sampling import Sampling
 
 Self = TypeVar("Self", bound="LatentPipeline")
-PARTS = ("vae", "unet", "tokenizer", "text_encoder", "scheduler")  # by diffusers' names
 HUB = ("cache_dir", "local_files_only", "force_download")  # of what is fetched from there
 
 
-class LatentPipeline(Sampling, Hints):
-    """The parts of a latent diffusion model, ready to sample; subclasses add `__call__`.
+class LatentPipeline(Sampling, Named, Hints):
+    """A latent diffusion model, ready to sample; subclasses add `__call__`.
 
-    Every part is a stock diffusers or transformers object. Raises UserError where they do not fit
+    Its networks are stock diffusers or transformers objects. Raises UserError where they do not fit
     together. What diffusers' pipelines have besides is here, or says what to do instead.
     """
 
     safety_checker = feature_extractor = image_encoder = None  # parts of diffusers' that none has
 
-    def __init__(
-        self,
-        vae: AutoencoderKL,
-        unet: torch.nn.Module,
-        tokenizer: Any,
-        text_encoder: Any,
-        spec: Spec,
-        defaults: Defaults = STOCK_DEFAULTS,
-    ) -> None:
+    def __init__(self, model: Model, defaults: Defaults = STOCK_DEFAULTS) -> None:
         super().__init__()
-        refuse_misfits(vae, unet, tokenizer, text_encoder)
-        self.vae: Any = vae
-        self.unet: Any = unet
-        self.tokenizer, self.text_encoder = tokenizer, text_encoder
-        self.spec, self.defaults = spec, defaults
-
-    @classmethod
-    def from_parts(
-        cls: type[Self],
-        vae: AutoencoderKL,
-        unet: torch.nn.Module,
-        conditioner: Conditioner,
-        spec: Spec,
-        defaults: Defaults = STOCK_DEFAULTS,
-    ) -> Self:
-        """A pipeline around the parts of a training run; it shares their weights."""
-        return cls(vae, unet, conditioner.tokenizer, conditioner.encoder, spec, defaults)
+        refuse_misfits(model)
+        self.model, self.defaults = model, defaults
 
     @classmethod
     def from_pretrained(
@@ -85,12 +60,12 @@ class LatentPipeline(Sampling, Hints):
         kind = dtype or torch_dtype or torch.float32
         if not isinstance(kind, torch.dtype):
             raise UserError(f"dtype={kind!r} is none of torch's: pass torch.float16, or another")
-        given = {part: options.pop(part) for part in PARTS if options.get(part) is not None}
+        given = {part: options.pop(part) for part in part_names() if options.get(part) is not None}
         hub = {key: options.pop(key) for key in HUB if options.get(key) is not None}
-        refuse_arguments(f"{cls.__name__}.from_pretrained", options, (*PARTS, *HUB))
+        refuse_arguments(f"{cls.__name__}.from_pretrained", options, (*part_names(), *HUB))
         hub |= {"revision": revision, "token": token}
-        parts = sd.load(name, variant=variant, sampler=sampler, given=given, **hub)
-        pipeline = cls(*parts).to(kind)  # before the device, where memory is dear
+        model, defaults = load(name, variant=variant, sampler=sampler, given=given, **hub)
+        pipeline = cls(model, defaults).to(kind)  # before the device, where memory is dear
         return pipeline if device is None else pipeline.to(device)
 
     @classmethod
@@ -100,21 +75,9 @@ class LatentPipeline(Sampling, Hints):
         Both share their weights.
         """
         refuse_arguments(f"{cls.__name__}.from_pipe", options, ())
-        if lacks := [part for part in PARTS[:-1] if getattr(pipeline, part, None) is None]:
-            raise UserError(
-                f"a {type(pipeline).__name__} is no such pipeline: it has no {lacks[0]}"
-            )
         ours = isinstance(pipeline, LatentPipeline)
-        made = cls(
-            pipeline.vae,
-            pipeline.unet,
-            pipeline.tokenizer,
-            pipeline.text_encoder,
-            pipeline.spec if ours else Spec.from_diffusers(sd.scheduler_config(pipeline.scheduler)),
-            pipeline.defaults if ours else STOCK_DEFAULTS,
-        )
+        made = cls(pipeline.model, pipeline.defaults) if ours else cls(model_of(pipeline))
         made.set_progress_bar_config(**getattr(pipeline, "_progress", {}))
-        made._in_strips = ours and pipeline._in_strips
         return made
 
     @classmethod
@@ -137,7 +100,7 @@ class LatentPipeline(Sampling, Hints):
         """
         if not safe_serialization:
             raise UserError("only safetensors are written: leave safe_serialization=False out")
-        save(self.components, self.spec, self.defaults, Path(folder), variant, stock)
+        save(self.model, self.defaults, Path(folder), variant, stock)
 
     def push_to_hub(
         self,
@@ -152,27 +115,6 @@ class LatentPipeline(Sampling, Hints):
 
         return push(self, name, private=private, token=token, commit_message=commit_message)
 
-    @property
-    def components(self) -> dict[str, Any]:
-        """The stock modules by diffusers' names, in the constructor's order."""
-        return {part: getattr(self, part) for part in PARTS[:-1]}
-
-    @property
-    def scheduler(self) -> Any:
-        """A diffusers scheduler that samples as this pipeline does; another may be set.
-
-        pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-
-        It is made anew each time: what is changed in it changes nothing here. Raises UserError
-        where diffusers has none.
-        """
-        config = dict(self.spec.to_diffusers())
-        return getattr(diffusers, config.pop("_class_name")).from_config(config)
-
-    @scheduler.setter
-    def scheduler(self, scheduler: Any) -> None:
-        self.spec = Spec.from_diffusers(sd.scheduler_config(scheduler))
-
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
         """Move the networks, as torch's `Module.to(device, dtype)`; diffusers' names are known too.
 
@@ -182,7 +124,7 @@ class LatentPipeline(Sampling, Hints):
         for ours in ("device", "dtype"):
             if (theirs := kwargs.pop(f"torch_{ours}", None)) is not None:
                 kwargs[ours] = theirs
-        for module in (self.vae, self.unet, self.text_encoder):
+        for module in self.model.modules.values():
             try:
                 # torch's own, because diffusers' warns of modules to be kept in float32: []
                 torch.nn.Module.to(module, *args, **kwargs)

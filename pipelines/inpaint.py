@@ -40,7 +40,7 @@ class InpaintPipeline(LatentPipeline):
         as in TextToImagePipeline. Raises UserError for what cannot be done.
         """
         shape = self.latent_shape(height, width)
-        codec = self.codec
+        codec = self.model.codec
         pictures = Pictures.of(image, codec, shape[1:])
         masks = painted(mask_image, codec, shape[1:])
 
@@ -49,7 +49,7 @@ class InpaintPipeline(LatentPipeline):
             known, noise = pictures.latents(call), call.draw()
             mask = call.rows("masks", masks)
             call.draw.of(max(pictures.count, len(masks)))  # diffusers draws for the masked picture
-            x, levels = self.spec.initial(noise), call.levels
+            x, levels = self.model.process.initial(noise), call.levels
             if strength < 1:
                 x, levels = renoise(known, noise, levels, strength)
             start = levels[0] if strength == 1 else None

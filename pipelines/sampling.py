@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from autoencoder.latents import downsampling, scaled_decode
 from ldm.conditions.conditioner import Conditioner
 from ldm.core.errors import UserError
 from ldm.diffusion.brownian import brownian
 from ldm.diffusion.plane import Level, Network, Noise, State
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.models.networks import kind_of
-from ldm.schedulers.spec import Spec
+from ldm.ports.model import Model
 from pipelines.calls.call import CHANGEABLE, Begin, Call, Options, Watched
 from pipelines.calls.defaults import MOST_STEPS, Defaults, Guidance, number, numbers, whole
 from pipelines.calls.guided import Told, guided
@@ -38,12 +37,7 @@ class NoNumbers(UserError):
 class Sampling(Watched):
     """What a pipeline does with its parts; each call works on views of them, and changes none."""
 
-    vae: Any
-    codec: Any
-    unet: Any
-    tokenizer: Any
-    text_encoder: Any
-    spec: Spec
+    model: Model
     defaults: Defaults
 
     def __init__(self) -> None:
@@ -54,21 +48,21 @@ class Sampling(Watched):
     @property
     def conditioner(self) -> Conditioner:
         """The tokenizer and text encoder, as training has them."""
-        return Conditioner(self.tokenizer, self.text_encoder, trainable=False)
+        return self.model.text
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        return self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The networks' dtype; the sampler's own arithmetic is float32 whatever it is."""
-        return self.unet.dtype
+        return self.model.dtype
 
     @property
     def factor(self) -> int:
         """Pixels per latent, along each side."""
-        return downsampling(self.vae)
+        return self.model.codec.factor
 
     def set_progress_bar_config(self, **kwargs: Any) -> None:
         """Arguments of tqdm, such as `disable=True`."""
@@ -76,7 +70,7 @@ class Sampling(Watched):
 
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """(C, h, w) of a picture of this many pixels; None is what the model was trained on."""
-        trained = self.unet.config.sample_size
+        trained = self.model.network.config.sample_size
         rows, columns = (trained, trained) if isinstance(trained, int) else trained
         sides = (
             rows * self.factor if height is None else whole("height", height),
@@ -85,7 +79,8 @@ class Sampling(Watched):
         if any(side % self.factor or side <= 0 for side in sides):
             given = f"{sides[0]} x {sides[1]}"
             raise UserError(f"height x width is {given}, and must be multiples of {self.factor}")
-        return self.vae.config.latent_channels, *(side // self.factor for side in sides)
+        rows, columns = (side // self.factor for side in sides)
+        return self.model.codec.channels, rows, columns
 
     def settings(
         self,
@@ -108,7 +103,7 @@ class Sampling(Watched):
 
     def solver_options(self, sampler: str | None, eta: float) -> dict[str, Any]:
         """The sampler's own options; raises UserError for a name that is none."""
-        name = sampler or self.spec.sampler
+        name = sampler or self.model.process.sampler
         if not isinstance(name, str) or name not in SAMPLERS:
             raise UserError(f"sampler {name!r} is not one of {', '.join(SAMPLERS)}")
         eta = number("eta", eta, 0, 1)
@@ -153,7 +148,7 @@ class Sampling(Watched):
     def network(self, positive: Tensor, negative: Tensor | None, guidance: Guidance) -> Network:
         """The guided U-Net under two contexts, float32 in and out."""
         told = Told(positive, negative, guidance.scale)
-        return guided(self.unet, self.spec.contract, told, guidance)
+        return guided(self.model.network, self.model.process.contract, told, guidance)
 
     @torch.no_grad()
     def run(
@@ -171,7 +166,7 @@ class Sampling(Watched):
         refuse_arguments(type(self).__name__, options, Options.__annotations__)
         output_type = options.get("output_type") or "pil"
         refuse_output_type(output_type)
-        spec, sampler, labels = self.spec, options.get("sampler"), options.get("timesteps")
+        spec, sampler, labels = self.model.process, options.get("sampler"), options.get("timesteps")
         if labels is not None:
             labels = numbers("timesteps", labels)
         steps, guidance = self.settings(
@@ -205,7 +200,8 @@ class Sampling(Watched):
         call = Call(told, draw, levels, steps, prompts=count // each)
         start = begin(call)
         call.steps = len(start.levels) - 1
-        network = guided(kind_of(self.unet).sampling(self.unet), spec.contract, told, guidance)
+        denoiser = self.model.network
+        network = guided(kind_of(denoiser).sampling(denoiser), spec.contract, told, guidance)
         states = spec.sample(
             network,
             start.x,
@@ -224,7 +220,7 @@ class Sampling(Watched):
 
     def _noise(self, sampler: str | None, draw: Draws, levels: list[Level], motion: bool) -> Noise:
         """The draw of each step down these levels, its own or that of a Brownian motion."""
-        chosen = SAMPLERS[name := sampler or self.spec.sampler]
+        chosen = SAMPLERS[name := sampler or self.model.process.sampler]
         if motion and chosen.noise and not chosen.paired:
             raise UserError(
                 f"sampler {name} does not draw its noise for a step from one level to the next, as "
@@ -252,14 +248,15 @@ class Sampling(Watched):
                 progress.update()
                 if callback is not None:
                     given = {name: call.changeable(x)[name] for name in names}
-                    call.change(x, callback(self, index, self.spec.contract.label(level), given))
+                    label = self.model.process.contract.label(level)
+                    call.change(x, callback(self, index, label, given))
                 if call.interrupt:
                     break
         return x
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) as the U-Net knows them → pixels (B, 3, H, W) in [0, 1], float32."""
-        return scaled_decode(self.codec, latents)
+        return self.model.codec.view().decode(latents)
 
     def images(self, latents: Tensor, output_type: str) -> Images:
         """Decoded as "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), or left as "latent".

@@ -39,6 +39,6 @@ class TextToImagePipeline(LatentPipeline):
         def begin(call: Call) -> Begin:
             noise = call.draw() if latents is None else given_latents(latents, (call.count, *shape))
             first = None if options.get("timesteps") is None else call.levels[0]
-            return Begin(self.spec.initial(noise.to(self.device), first), call.levels)
+            return Begin(self.model.process.initial(noise.to(self.device), first), call.levels)
 
         return self.run(prompt, num_inference_steps, shape, begin, options)

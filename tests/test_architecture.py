@@ -29,6 +29,7 @@ FLOORS = [
     "ldm.evaluation",
     "ldm.training",
     "ldm.training.tasks",
+    "autoencoder.loss",
     "autoencoder",
     "pipelines.calls",
     "pipelines.containers",

@@ -5,13 +5,16 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from autoencoder.codec import KLCodec
 from autoencoder.model import build_autoencoder
 from ldm.conditions.conditioner import build_conditioner
 from ldm.config import ConditioningConfig, DiffusionConfig, SampleConfig, load_config
 from ldm.core.errors import UserError
+from ldm.models.network import CAPTION
 from ldm.models.unet import build_unet
+from ldm.ports.model import Model
 from ldm.schedulers.spec import Spec
-from pipelines import TextToImagePipeline
+from pipelines.containers.writer import save
 from tests.training_processes import run
 from train_ldm import train
 
@@ -42,10 +45,8 @@ def published(tmp_path_factory):
         cross_attention_dim=32,
     )
     spec = Spec.from_diffusion_config(DiffusionConfig(prediction="epsilon"), "trailing", "ddim")
-    pipe = TextToImagePipeline.from_parts(
-        build_autoencoder(tiny), unet, conditioner, spec, SampleConfig(num_inference_steps=3)
-    )
-    pipe.save_pretrained(folder)
+    model = Model(KLCodec(build_autoencoder(tiny)), {CAPTION: conditioner}, unet, spec)
+    save(model, SampleConfig(num_inference_steps=3), folder)
     return folder
 
 

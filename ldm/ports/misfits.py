@@ -1,21 +1,20 @@
 """Whether the parts of a latent diffusion model are of one model."""
 
-from typing import Any
-
 from ldm.core.errors import UserError
 from ldm.models.networks import kind_of
+from ldm.ports.model import Model
 
 
-def refuse_misfits(vae: Any, unet: Any, tokenizer: Any, text_encoder: Any) -> None:
+def refuse_misfits(model: Model) -> None:
     """Raise UserError, in a sentence, where the parts cannot work together."""
-    network = kind_of(unet)
-    width, context = text_encoder.config.hidden_size, network.context_dim(unet.config)
+    unet, text, network = model.network, model.text, kind_of(model.network)
+    width, context = text.context_dim, network.context_dim(unet.config)
     if (projected := getattr(unet.config, "encoder_hid_dim_type", None)) not in (None, "text_proj"):
         raise UserError(
             f"this U-Net wants an input that is no prompt (encoder_hid_dim_type={projected}): not "
             "supported"
         )
-    channels, latents = unet.config.in_channels, vae.config.latent_channels
+    channels, latents = unet.config.in_channels, model.codec.channels
     if width != context:
         raise UserError(
             f"the text encoder is {width} wide and the {network.name} attends to {context}: "
@@ -42,14 +41,14 @@ def refuse_misfits(vae: Any, unet: Any, tokenizer: Any, text_encoder: Any) -> No
             raise UserError(
                 f"this U-Net wants an input that is no prompt ({key}={kind}): not supported"
             )
-    if len(tokenizer) > text_encoder.config.vocab_size:
+    if len(text.tokenizer) > text.encoder.config.vocab_size:
         raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens and the text encoder knows "
-            f"{text_encoder.config.vocab_size}: they are not of the same model"
+            f"the tokenizer has {len(text.tokenizer)} tokens and the text encoder knows "
+            f"{text.encoder.config.vocab_size}: they are not of the same model"
         )
-    positions = getattr(text_encoder.config, "max_position_embeddings", None)
-    if positions is not None and tokenizer.model_max_length > positions:
+    positions = getattr(text.encoder.config, "max_position_embeddings", None)
+    if positions is not None and text.length > positions:
         raise UserError(
-            f"the tokenizer's prompts are {tokenizer.model_max_length} tokens long and the text "
+            f"the tokenizer's prompts are {text.length} tokens long and the text "
             f"encoder reads {positions}: set model_max_length in tokenizer_config.json"
         )

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from ldm.conditions.conditioner import Conditioner
 from ldm.config import Config
 from ldm.core.errors import UserError
 from ldm.core.fingerprint import fingerprint, vocabulary_hash
 from ldm.data.example import Source
 from ldm.models.networks import kind_of
+from ldm.ports.model import Model
 
 Facts = Mapping[str, Any]  # JSON, by names as a sentence has them
 
@@ -33,10 +33,9 @@ def settings(module: Any, *but: str) -> dict[str, Any]:
     return {k: v for k, v in sorted(config.items()) if k not in left and not k.startswith("_")}
 
 
-def latent_diffusion_facts(
-    config: Config, vae: nn.Module, unet: nn.Module, conditioner: Conditioner
-) -> dict[str, Any]:
-    """Those of stage 2, but for the statistics of its latents. `vae` is as it was loaded."""
+def latent_diffusion_facts(config: Config, model: Model) -> dict[str, Any]:
+    """Those of stage 2, but for the statistics of its latents. The codec is as it was loaded."""
+    vae, conditioner = model.codec.module, model.text
     meant, standardize = config.diffusion, config.autoencoder.standardize
     rescaled = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
     facts = {
@@ -51,7 +50,7 @@ def latent_diffusion_facts(
         "the text encoder's": settings(conditioner.encoder),
         "diffusion.prediction": [meant.prediction, meant.prediction_args],
         "diffusion.schedule": [meant.schedule, meant.schedule_args],
-        f"the {kind_of(unet).name}'s": settings(unet),
+        f"the {kind_of(model.network).name}'s": settings(model.network),
         "train.optimizer": config.train.optimizer,
     }
     if not conditioner.trainable:

@@ -7,12 +7,11 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from ldm.conditions.conditioner import Conditioner
 from ldm.config import TrainConfig
 from ldm.diffusion.plane import Network
-from ldm.diffusion.schedules import Schedule
 from ldm.models.network import CAPTION
 from ldm.models.networks import predict
+from ldm.ports.model import Model
 from ldm.schedulers.spec import Spec
 
 
@@ -24,17 +23,16 @@ class LatentDiffusion(nn.Module):
 
     def __init__(
         self,
-        unet: nn.Module,
-        conditioner: Conditioner,
+        model: Model,
         config: TrainConfig,
-        schedule: Schedule,
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        self.unet = cast(Any, unet)
-        self.conditioner = conditioner
-        if conditioner.trainable:
-            self.text_encoder = conditioner.encoder
+        self.model = model
+        self.unet = cast(Any, model.network)
+        if model.text.trainable:
+            self.text_encoder = model.text.encoder
+        schedule = model.process.schedule
         self.curve: list[nn.Parameter] = []  # of a learned schedule
         if isinstance(schedule, nn.Module):
             self.schedule = schedule
@@ -53,7 +51,7 @@ class LatentDiffusion(nn.Module):
         """x (B, C, h, w); label (B,); the caption as token ids (B, L) or a context (B, L, D)."""
         caption = conditions[CAPTION]
         if not caption.is_floating_point():
-            caption = self.conditioner.encode(caption)
+            caption = self.model.text.encode(caption)
         return predict(self.unet, x, label, {**conditions, CAPTION: caption})
 
 

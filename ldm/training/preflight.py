@@ -71,7 +71,7 @@ def table(rows: Mapping[str, str]) -> str:
 
 def preflight(
     run: Run,
-    model: LatentDiffusion,
+    trained: LatentDiffusion,
     latents: Mapping[str, Latents],
     epoch: int,
     refusal: str | None,
@@ -80,7 +80,7 @@ def preflight(
     train = latents["train"]
     diffused = "pixels" if run.config.autoencoder.kind == "pixels" else "latents"
     mean, std = (", ".join(f"{x:.2f}" for x in figure.tolist()) for figure in train.statistics)
-    modules = dict(model.named_children())
+    modules = dict(trained.named_children())
     captions = (" | ".join(choices) for choices in all_captions(train) if choices)
     return {
         **{
@@ -88,11 +88,11 @@ def preflight(
             for name, cache in latents.items()
         },
         "caption": next(captions, "none: training is unconditional"),
-        **cut_captions(model.conditioner, all_captions(train)),
+        **cut_captions(trained.model.text, all_captions(train)),
         **({"repeats": f"an epoch shows {epoch} of them"} if epoch > len(train) else {}),
         diffused: f"{tuple(train.shape)} a picture; per channel mean {mean}, std {std}",
         **budget(modules, run.train, epoch, run.share.world),
-        kind_of(model.unet).name: starting_point(run.config),
+        kind_of(trained.model.network).name: starting_point(run.config),
         "export": f"for this package alone: {refusal}" if refusal else "stock diffusers",
     }
 

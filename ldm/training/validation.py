@@ -10,7 +10,6 @@ from ldm.diffusion.loss import denoising_loss
 from ldm.diffusion.plane import Level
 from ldm.diffusion.schedules import snap
 from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level, plot
-from ldm.schedulers.spec import Spec
 from ldm.training.examples import Examples
 from ldm.training.latent_diffusion import LatentDiffusion, bound
 from ldm.training.run import Run
@@ -25,13 +24,11 @@ class Validation:
     The unweighted squared error of the network's output, at levels uniform in time.
     """
 
-    def __init__(
-        self, run: Run, model: LatentDiffusion, spec: Spec, sets: Mapping[str, Examples]
-    ) -> None:
-        self.run, self.model, self.spec = run, model, spec
+    def __init__(self, run: Run, trained: LatentDiffusion, sets: Mapping[str, Examples]) -> None:
+        self.run, self.trained, self.spec = run, trained, trained.model.process
         self.examples = {name: examples.fixed(EXAMPLES) for name, examples in sets.items()}
-        times = level_times(LEVELS, lambda t: snap(spec.schedule, t))
-        self.log_snr = spec.schedule.level(times).log_snr.detach()
+        times = level_times(LEVELS, lambda t: snap(self.spec.schedule, t))
+        self.log_snr = self.spec.schedule.level(times).log_snr.detach()
         self.times = times
 
     def __call__(self, step: int) -> dict[str, LossByLevel]:
@@ -52,14 +49,14 @@ class Validation:
 
         def network_loss(x0: Tensor, eps: Tensor, t: Tensor, indices: list[int]) -> Tensor:
             told = {name: rows[indices].to(device) for name, rows in conditions.items()}
-            whole = bound(self.model, self.spec, told)
+            whole = bound(self.trained, self.spec, told)
 
             def network(x: Tensor, level: Level) -> Tensor:
                 return whole(x, level)[:, : x.shape[1]]  # without the learned variance
 
             return denoising_loss(network, self.spec.schedule, self.spec.prediction, x0, eps, t)
 
-        with self.run.accelerator.autocast(), evaluating(self.model):
+        with self.run.accelerator.autocast(), evaluating(self.trained):
             return loss_by_level(
                 network_loss,
                 x0,

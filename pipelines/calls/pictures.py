@@ -13,10 +13,10 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from torch import Tensor
 
-from autoencoder.latents import downsampling, scaled_encode
 from ldm.core.errors import UserError
 from ldm.data.pictures.bad import BadImage
 from ldm.data.pictures.decoding import as_rgb, decode
+from ldm.ports.codec import Codec
 from pipelines.calls.call import Call
 from pipelines.calls.defaults import number
 
@@ -30,10 +30,10 @@ class Pictures:
 
     tensor: Tensor
     encoded: bool
-    vae: Any
+    codec: Codec
 
     @classmethod
-    def of(cls, image: Any, vae: Any, size: tuple[int, int] | None = None) -> "Pictures":
+    def of(cls, image: Any, codec: Codec, size: tuple[int, int] | None = None) -> "Pictures":
         """Resized to `size`, in latents; else their own, rounded down to whole latents.
 
         PIL images, paths and 8-bit arrays are read as training reads them: upright, transparency
@@ -41,14 +41,14 @@ class Pictures:
         tensors begin, with their channels. A tensor with the channels of the latents is latents,
         as this project's and diffusers' output_type="latent" gives them.
         """
-        channels = vae.config.latent_channels
+        channels = codec.channels
         found = _read("image", image, as_rgb, channels)
         if isinstance(found, Tensor) and found.shape[1] == channels != 3:
             latents = tuple(found.shape[-2:])
             if size is not None and latents != size:
                 raise UserError(f"image is latents of {latents}, and the picture's are {size}")
-            return cls(found, True, vae)
-        return cls(_sized("image", found, vae, size, do_convert_rgb=True), False, vae)
+            return cls(found, True, codec)
+        return cls(_sized("image", found, codec, size, do_convert_rgb=True), False, codec)
 
     @property
     def count(self) -> int:
@@ -58,23 +58,23 @@ class Pictures:
     def shape(self) -> tuple[int, int, int]:
         """(C, h, w) of the latents."""
         rows, columns = self.tensor.shape[-2:]
-        shrunk = 1 if self.encoded else downsampling(self.vae)
-        return self.vae.config.latent_channels, rows // shrunk, columns // shrunk
+        shrunk = 1 if self.encoded else self.codec.factor
+        return self.codec.channels, rows // shrunk, columns // shrunk
 
     def latents(self, call: Call) -> Tensor:
         """Latents (B, C, h, w) for each image of the call, with a draw from the posterior."""
         if self.encoded:
             return call.rows("images", self.tensor)
         pixels = call.rows("images", self.tensor)[:: call.count // self.count]
-        return scaled_encode(self.vae, pixels, call.draw.of(self.count))
+        return self.codec.view().encode(pixels, call.draw.of(self.count))
 
 
-def painted(mask: Any, vae: Any, size: tuple[int, int]) -> Tensor:
+def painted(mask: Any, codec: Codec, size: tuple[int, int]) -> Tensor:
     """1 where a latent is to be painted: (k, 1, h, w) of 0 and 1, as diffusers samples it."""
     grey = _sized(
         "mask_image",
         _read("mask_image", mask, _as_mask, 0),
-        vae,
+        codec,
         size,
         do_normalize=False,
         do_binarize=True,
@@ -94,12 +94,12 @@ def refuse_strength(strength: float, steps: int) -> None:
 def _sized(
     name: str,
     found: list[Image.Image] | Tensor,
-    vae: Any,
+    codec: Codec,
     size: tuple[int, int] | None,
     **options: bool,
 ) -> Tensor:
     """Pictures through diffusers' own processor, resized to `size` in latents or to whole ones."""
-    side = downsampling(vae)
+    side = codec.factor
     given = {p.size[::-1] for p in found} if isinstance(found, list) else {found.shape[-2:]}
     if size is None:
         if len(given) > 1:

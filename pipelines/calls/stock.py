@@ -8,9 +8,8 @@ from typing import Any
 
 import diffusers
 
-from autoencoder.tiling import InStrips
 from ldm.core.errors import UserError
-from ldm.models.view import view
+from ldm.ports.model import Model
 
 CLASSES = (
     "StableDiffusionPipeline",
@@ -125,9 +124,7 @@ def _class(name: str) -> Any:
 class Hints:
     """What diffusers' pipelines may be told about memory, where the same is so here or is done."""
 
-    vae: Any
-    unet: Any
-    _in_strips = False
+    model: Model
 
     def enable_attention_slicing(self, *_: Any, **__: Any) -> None:
         """Nothing: PyTorch's own attention takes little memory, and images come in slices."""
@@ -143,22 +140,16 @@ class Hints:
         There are no seams, as diffusers' tiles have: planes wait in host memory for their norms.
         Raises UserError for an autoencoder that cannot.
         """
-        InStrips(self.vae)
-        self._in_strips = True
+        self.model = self.model._replace(codec=self.model.codec.in_strips(True))
 
     def disable_vae_tiling(self) -> None:
         """Encode and decode every image as a whole."""
-        self._in_strips = False
-
-    @property
-    def codec(self) -> Any:
-        """The autoencoder as one call has it: a view, in strips where that was asked for."""
-        return InStrips(view(self.vae)) if self._in_strips else view(self.vae)
+        self.model = self.model._replace(codec=self.model.codec.in_strips(False))
 
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
         """FreeU (Si et al. 2024), as diffusers does it."""
-        self.unet.enable_freeu(s1=s1, s2=s2, b1=b1, b2=b2)
+        self.model.network.enable_freeu(s1=s1, s2=s2, b1=b1, b2=b2)
 
     def disable_freeu(self) -> None:
         """Sample without FreeU."""
-        self.unet.disable_freeu()
+        self.model.network.disable_freeu()

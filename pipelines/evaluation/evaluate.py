@@ -114,10 +114,9 @@ def _minutes(seconds: float) -> str:
 
 def _about(job: Job, model: str) -> About:
     subject = job.subject
-    networks = {k: getattr(subject.pipe, k) for k in ("unet", "vae", "text_encoder")}
     return About(
         model=model,
-        weights=weight_hash(nn.ModuleDict(networks)),
+        weights=weight_hash(nn.ModuleDict(subject.model.modules)),
         setting=subject.setting,
         seed=subject.seed,
         resolution=subject.resolution,

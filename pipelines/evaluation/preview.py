@@ -9,6 +9,7 @@ from ldm.config import SampleConfig
 from ldm.core.errors import UserError
 from ldm.core.files import written
 from ldm.evaluation.measurements import FEWEST
+from ldm.ports.model import Model
 from ldm.schedulers.spec import Spec
 from pipelines.calls.defaults import refuse_interval
 from pipelines.sampling import NoNumbers
@@ -17,18 +18,19 @@ from pipelines.text_to_image import TextToImagePipeline
 
 
 class Preview:
-    """Samples of a pipeline in training, one captioned grid per call."""
+    """Samples of a model in training, one captioned grid per call."""
 
     def __init__(
         self,
-        pipeline: TextToImagePipeline,
+        model: Model,
         config: SampleConfig,
         prompts: Sequence[str],
         folder: Path,
     ) -> None:
-        self.pipeline, self.config, self.folder = pipeline, config, folder
+        self.pipeline = TextToImagePipeline(model, config)
+        self.config, self.folder = config, folder
         self.prompts = list(prompts) or [""]
-        pipeline.set_progress_bar_config(disable=True)
+        self.pipeline.set_progress_bar_config(disable=True)
 
     def __call__(self, step: int) -> Path | None:
         """Sample and write folder/step_NNNNNNN.png; None from a network that gives no numbers.

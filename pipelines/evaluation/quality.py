@@ -7,7 +7,9 @@ from ldm.config import Config
 from ldm.core.share import ALONE, Share, repeatable
 from ldm.data.example import Source
 from ldm.evaluation.measurements import measure
+from ldm.ports.model import Model
 from ldm.training.processes import this_share
+from pipelines.calls.defaults import Defaults
 from pipelines.evaluation.parts.adherence import adherence_share
 from pipelines.evaluation.subject.amounts import Amounts
 from pipelines.evaluation.subject.evaluated import Evaluated
@@ -30,7 +32,8 @@ class Quality:
 
     def __init__(
         self,
-        pipeline: TextToImagePipeline,
+        model: Model,
+        defaults: Defaults,
         sources: dict[str, Source],
         folder: Path,
         samples: int,
@@ -38,6 +41,7 @@ class Quality:
         seed: int = 0,
         share: Share = ALONE,
     ) -> None:
+        pipeline = TextToImagePipeline(model, defaults)
         side = pipeline.latent_shape(None, None)[1] * pipeline.factor
         self.subject = Evaluated(pipeline, sources, side, folder, None, seed, share)
         self.samples, self.features = samples, features
@@ -46,13 +50,14 @@ class Quality:
     def of(
         cls,
         config: Config,
-        pipeline: TextToImagePipeline,
+        model: Model,
         sources: dict[str, Source],
         folder: Path,
     ) -> "Quality":
         """As a run's config asks for it, split over the run's processes."""
-        samples, features = config.sample.quality_samples, config.sample.quality_features
-        return cls(pipeline, sources, folder, samples, features, config.seed, this_share())
+        sample, seed = config.sample, config.seed
+        asked = sample.quality_samples, sample.quality_features
+        return cls(model, sample, sources, folder, *asked, seed, this_share())
 
     @cached_property
     def _job(self) -> Job:

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoencoder.pixels import Pixels
 from ldm.core import keyed
 from ldm.core.errors import UserError
 from ldm.core.inference import evaluating
@@ -85,7 +84,7 @@ def trained_subject(checkpoint: str, prompt: str) -> Subject:
 
     pipe = TextToImagePipeline.from_pretrained(checkpoint)
     pipe.set_progress_bar_config(disable=True)
-    pixels = isinstance(pipe.vae, Pixels)
+    pixels = pipe.factor == 1
 
     def network(scale: float, images: int) -> Network:
         positive, negative = pipe.context(prompt, None, images, guided=scale != 1)
@@ -100,12 +99,12 @@ def trained_subject(checkpoint: str, prompt: str) -> Subject:
         name=prompt,
         about=f"The model is <code>{escape(checkpoint)}</code>, and the prompt “{escape(prompt)}”. "
         + (_IN_PIXELS if pixels else _IN_LATENTS),
-        spec=pipe.spec,
+        spec=pipe.model.process,
         x0=pipe(prompt, seed=0, output_type="latent").images,
         network=network,
         pictures=lambda x: pipe.images(x.float(), "pil").images,
         latents=None if pixels else channels,
-        ready=lambda: evaluating(pipe.unet, pipe.vae, pipe.text_encoder),
+        ready=lambda: evaluating(*pipe.model.modules.values()),
     )
 
 

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from huggingface_hub import ModelCardData
 
-from ldm.conditions.conditioner import Conditioner
 from ldm.diffusion.guidance import within
+from ldm.models.networks import kind_of
 from ldm.models.unet import parameter_count
-from ldm.schedulers.spec import Spec
+from ldm.ports.model import Model
 from ldm.settings.document import written
 from pipelines.calls.defaults import Defaults, Guidance
 from pipelines.runs.record import RunRecord
@@ -23,14 +23,9 @@ TAGS = ["text-to-image", "latent-diffusion", "diffusion"]
 class Publishable(Protocol):
     """What a card says of a pipeline, and how it is written."""
 
-    spec: Spec
+    model: Model
     defaults: Defaults
-    vae: Any
-    unet: Any
-    text_encoder: Any
 
-    @property
-    def conditioner(self) -> Conditioner: ...
     @property
     def factor(self) -> int: ...
     def settings(self) -> tuple[int, Guidance]: ...
@@ -63,7 +58,7 @@ def model_card(
 
 def _example(pipeline: Publishable, run: RunRecord | None) -> str:
     """A prompt that the model understands."""
-    words = pipeline.conditioner.words
+    words = pipeline.model.text.words
     if words is not None:
         return words[0] if words else ""
     prompts = run.config.sample.prompts if run is not None else ()
@@ -72,7 +67,7 @@ def _example(pipeline: Publishable, run: RunRecord | None) -> str:
 
 def _summary(pipeline: Publishable) -> str:
     _, rows, columns = shape = pipeline.latent_shape(None, None)
-    words = pipeline.conditioner.words
+    words = pipeline.model.text.words
     takes = (
         "text prompts"
         if words is None
@@ -81,17 +76,18 @@ def _summary(pipeline: Publishable) -> str:
         if words
         else "no prompt"
     )
+    model = pipeline.model
     counts = {
-        "U-Net": parameter_count(pipeline.unet),
-        "autoencoder": parameter_count(pipeline.vae),
-        "text encoder": parameter_count(pipeline.text_encoder),
+        kind_of(model.network).name: parameter_count(model.network),
+        "autoencoder": parameter_count(model.codec.module),
+        "text encoder": parameter_count(model.text.encoder),
     }
     sizes = ", ".join(f"{part} {count / 1e6:.1f} M" for part, count in counts.items())
     return (
         f"A latent diffusion model that makes {columns * pipeline.factor} x "
         f"{rows * pipeline.factor} pixel images through {' x '.join(map(str, shape))} latents. "
         f"It takes {takes}. Parameters: {sizes}. "
-        f"It predicts {pipeline.spec.prediction_name} on a {pipeline.spec.schedule_name} schedule."
+        f"It predicts {model.process.prediction_name} on a {model.process.schedule_name} schedule."
     )
 
 
@@ -124,7 +120,7 @@ image = pipe({text}, seed=0).images[0]
 def _stock_guidance(pipeline: Publishable) -> tuple[str, str]:
     """A callback's definition and the arguments for a stock pipeline, which knows no interval."""
     steps, guidance = pipeline.settings()
-    asked = pipeline.spec.asked(steps)  # a stock loop counts evaluations of the network
+    asked = pipeline.model.process.asked(steps)  # a stock loop counts evaluations of the network
     inside = [k for k, level in enumerate(asked) if within(level, guidance.interval)]
     if guidance.scale <= 1 or len(inside) == len(asked):
         return "", f"guidance_scale={guidance.scale}"

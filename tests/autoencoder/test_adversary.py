@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoencoder.discriminator import AT_PLATEAU, HEAD_START, Adversary, PatchDiscriminator
+from autoencoder.loss.discriminator import AT_PLATEAU, HEAD_START, Adversary, PatchDiscriminator
 from ldm.config import AutoencoderLossConfig
 from ldm.core.errors import UserError
 

@@ -12,9 +12,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 import autoencoder.cache as cache_module
-import autoencoder.encoding as encoding_module
+import autoencoder.codec as codec_module
 from autoencoder.cache import LatentCache
-from autoencoder.model import build_autoencoder, standardize
+from autoencoder.codec import KLCodec
+from autoencoder.latents import standardize
+from autoencoder.model import build_autoencoder
 from ldm.config import load_config
 from ldm.core import files, keyed
 from ldm.core.errors import UserError
@@ -37,7 +39,7 @@ def small_shards(monkeypatch):
 
 def build(vae, source, folder, *more: str, **options) -> LatentCache:
     config = load_config(None, [*SETTINGS, *more])
-    return LatentCache.build(vae, source, config, folder, 0, "cpu", ALONE, **options)
+    return LatentCache.build(KLCodec(vae), source, config, folder, 0, "cpu", ALONE, **options)
 
 
 def pixels(source, index: int, flip: bool) -> torch.Tensor:
@@ -114,7 +116,7 @@ def test_without_standardising_the_vaes_own_scale_and_shift_hold(vae, source, fo
 def test_an_interrupted_encoding_goes_on_where_it_stopped(vae, source, folder, monkeypatch):
     whole = build(vae, source, folder.with_name("whole"))
     encoded = []
-    real = encoding_module.encode_moments
+    real = codec_module.encode_moments
 
     def counted(*args):
         if len(encoded) == 1:
@@ -122,7 +124,7 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(vae, source, folder, m
         encoded.append(len(args[1]))
         return real(*args)
 
-    monkeypatch.setattr(encoding_module, "encode_moments", counted)
+    monkeypatch.setattr(codec_module, "encode_moments", counted)
     with pytest.raises(KeyboardInterrupt):
         build(vae, source, folder)
     assert sorted(p.name for p in folder.glob("*.arrow")) == ["00000.arrow"]
@@ -131,7 +133,7 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(vae, source, folder, m
     (left_over / "00001.arrow").write_bytes(b"half a file")
 
     encoded.clear()
-    monkeypatch.setattr(encoding_module, "encode_moments", lambda *a: encoded.append(1) or real(*a))
+    monkeypatch.setattr(codec_module, "encode_moments", lambda *a: encoded.append(1) or real(*a))
     cache = build(vae, source, folder)
     assert len(encoded) == 2  # the two shards that were missing, each in one batch
     assert not list(folder.glob(".*"))
@@ -216,7 +218,7 @@ def as_older_versions_left_it(folder) -> None:
 def test_a_cache_of_an_older_version_is_taken_on_and_sealed(copied, source, folder, monkeypatch):
     vae, whole, expected = copied
     as_older_versions_left_it(folder)
-    monkeypatch.setattr(encoding_module, "encode_moments", None)  # nothing is encoded
+    monkeypatch.setattr(codec_module, "encode_moments", None)  # nothing is encoded
     assert contents(build(vae, source, folder)) == expected
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
         p.name: p.read_bytes() for p in whole.iterdir()
@@ -266,7 +268,7 @@ def test_other_weights_or_other_images_rebuild_the_cache(vae, source, folder, ca
 
 def test_what_gives_no_finite_latents_is_quarantined_by_name(vae, source, folder, monkeypatch):
     monkeypatch.setattr(quarantine, "TOLERATED", 0.1)
-    real, fetch = encoding_module.encode_moments, type(source).image
+    real, fetch = codec_module.encode_moments, type(source).image
 
     def poisoned(model, x):
         moments = real(model, x)
@@ -279,7 +281,7 @@ def test_what_gives_no_finite_latents_is_quarantined_by_name(vae, source, folder
             raise BadImage(self.name(20), "it is broken")
         return fetch(self, i)
 
-    monkeypatch.setattr(encoding_module, "encode_moments", poisoned)
+    monkeypatch.setattr(codec_module, "encode_moments", poisoned)
     monkeypatch.setattr(type(source), "image", broken)
     cache = build(vae, source, folder, "data.flip=false")
     lines = (folder / "quarantine.jsonl").read_text().splitlines()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as kl_of_distributions
 
-from autoencoder.losses import (
+from autoencoder.loss.terms import (
     adaptive_weight,
     hinge_discriminator,
     hinge_generator,

@@ -6,13 +6,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from autoencoder.latents import downsampling, latent_shape
+from autoencoder.latents import downsampling, latent_shape, standardize
 from autoencoder.model import (
     build_autoencoder,
-    configured_autoencoder,
+    configured_codec,
     initial_autoencoder,
     load_autoencoder,
-    standardize,
 )
 from ldm.config import load_config
 from ldm.core.errors import UserError
@@ -99,12 +98,13 @@ def test_a_dead_channel_cannot_be_standardised(vae):
 def test_stage_two_uses_the_path_or_what_stage_one_exported(vae, tmp_path):
     here = [f"output={tmp_path}", "name=x"]
     with pytest.raises(UserError, match=r"train it with train_autoencoder\.py"):
-        configured_autoencoder(load_config(None, here))
+        configured_codec(load_config(None, here))
     vae.save_pretrained(tmp_path / "x" / "autoencoder" / "export")
-    found = configured_autoencoder(load_config(None, here))
+    found = configured_codec(load_config(None, here)).module
     assert torch.equal(found.quant_conv.bias, vae.quant_conv.bias)
     vae.save_pretrained(tmp_path / "vae")
-    found = configured_autoencoder(load_config(None, ["autoencoder.path=" + str(tmp_path / "vae")]))
+    named = load_config(None, [f"autoencoder.path={tmp_path / 'vae'}"])
+    found = configured_codec(named).module
     assert torch.equal(found.quant_conv.bias, vae.quant_conv.bias)
 
 
@@ -125,10 +125,10 @@ def test_an_export_that_is_damaged_is_refused(vae, tmp_path, damage, file):
     export = tmp_path / "it" / "autoencoder" / "export"
     vae.save_pretrained(export)
     write_json(export / "manifest.json", manifest_of(export))
-    configured_autoencoder(config)
+    configured_codec(config)
     DAMAGES[damage](export / file)
     if (damage, file) == ("deleted", "manifest.json"):  # older versions wrote none
-        configured_autoencoder(config)
+        configured_codec(config)
     else:
         with pytest.raises(UserError, match=r"is not what was exported.*exports it anew"):
-            configured_autoencoder(config)
+            configured_codec(config)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from autoencoder.discriminator import Adversary
 from autoencoder.health import equivariance_verdict, posterior_of
+from autoencoder.loss.discriminator import Adversary
 from autoencoder.objective import Objective
 from autoencoder.reconstructor import Reconstructor
 from ldm.config import AutoencoderConfig, AutoencoderLossConfig

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.ndimage import uniform_filter
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
-from autoencoder.perceptual import FeatureDistance, GradientDistance, build_perceptual, ssim
+from autoencoder.loss.perceptual import FeatureDistance, GradientDistance, build_perceptual, ssim
 from ldm.core.errors import UserError
 from ldm.data.drawn import draw, truth
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from autoencoder.latents import decode, encode_moments, latent_shape
-from autoencoder.model import configured_autoencoder, initial_autoencoder, standardize
+from autoencoder.latents import decode, encode_moments, standardize
+from autoencoder.model import configured_codec, initial_autoencoder
 from autoencoder.pixels import Pixels
 from ldm.config import AutoencoderConfig, Config
 from ldm.core.errors import UserError
@@ -13,8 +13,9 @@ CONFIG = Config(autoencoder=AutoencoderConfig(kind="pixels"))
 
 
 def test_latents_are_the_pixels_and_a_sample_of_them_is_no_other():
-    vae, pixels = configured_autoencoder(CONFIG), torch.rand(2, 3, 8, 8) * 2 - 1
-    assert latent_shape(vae, 8) == (3, 8, 8)
+    codec, pixels = configured_codec(CONFIG), torch.rand(2, 3, 8, 8) * 2 - 1
+    assert codec.shape(8) == (3, 8, 8)
+    vae = codec.module
     with torch.no_grad():
         posterior = vae.encode(pixels).latent_dist
         torch.testing.assert_close(posterior.sample(), pixels, rtol=0, atol=3e-6)

@@ -140,7 +140,7 @@ def test_the_export_is_the_ema_with_latents_of_mean_0_and_std_1(experiment, unbr
 
 
 def die_in_the_export() -> None:
-    _at_call("autoencoder.export", "", "standardize", 1, _kill)
+    _at_call("autoencoder.codec", "KLCodec", "standardize", 1, _kill)
 
 
 def test_an_export_is_of_the_last_checkpoint_and_is_made_once(experiment, unbroken):

@@ -6,11 +6,14 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet1DModel
 
+from autoencoder.codec import KLCodec
 from autoencoder.pixels import Pixels
 from ldm.conditions.conditioner import build_conditioner
 from ldm.config import ConditioningConfig, Config, DiffusionConfig
 from ldm.core.errors import UserError
+from ldm.models.network import CAPTION
 from ldm.models.networks import configured_network, kind_of, predict
+from ldm.ports.model import Model
 from ldm.schedulers.spec import Spec
 from pipelines.explained.subject import trained_subject
 from pipelines.text_to_image import TextToImagePipeline
@@ -88,10 +91,11 @@ def test_a_transformer_on_pixels_samples_the_same_from_its_folder_and_no_stock_p
         ConditioningConfig("class", model={"hidden_size": 16}), ["rose", "daisy"]
     )
     spec = Spec.from_diffusion_config(DiffusionConfig())
-    parts = (Pixels().eval(), awake(network(latents=(3, 8, 8))), conditioner, spec)
-    pipe = TextToImagePipeline.from_parts(*parts)
+    codec, denoiser = KLCodec(Pixels().eval()), awake(network(latents=(3, 8, 8)))
+    whole = Model(codec, {CAPTION: conditioner}, denoiser, spec)
+    pipe = TextToImagePipeline(whole)
     with pytest.raises(UserError, match="the transformer takes 3 channels and the autoencoder"):
-        TextToImagePipeline.from_parts(Pixels(4), *parts[1:])
+        TextToImagePipeline(whole._replace(codec=KLCodec(Pixels(4))))
     call = {"num_inference_steps": 2, "seed": 0, "output_type": "np", "guidance_scale": 2.0}
     pipe.set_progress_bar_config(disable=True)
     image = pipe("rose", **call).images

@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 
+from autoencoder.codec import KLCodec
 from ldm.conditions.conditioner import build_conditioner
 from ldm.config import (
     ConditioningConfig,
@@ -16,7 +17,9 @@ from ldm.config import (
     TrainConfig,
     save_config,
 )
+from ldm.models.network import CAPTION
 from ldm.models.unet import build_unet
+from ldm.ports.model import Model
 from ldm.schedulers.spec import Spec
 from pipelines.calls.defaults import StockDefaults
 from pipelines.text_to_image import TextToImagePipeline
@@ -53,12 +56,16 @@ def tiny_parts(kind="joint", names=("daisy", "oxeye daisy", "rose"), **unet_opti
     return vae.eval(), unet.eval(), conditioner
 
 
+def model(vae, unet, conditioner, spec):
+    return Model(KLCodec(vae), {CAPTION: conditioner}, unet, spec)
+
+
 def tiny_pipeline(kind="joint", **spec):
-    vae, unet, conditioner = tiny_parts(kind, **spec.pop("unet", {}))
+    parts = tiny_parts(kind, **spec.pop("unet", {}))
     spec = Spec.from_diffusion_config(
         DiffusionConfig(**{k: spec.pop(k) for k in ("schedule", "prediction") if k in spec}), **spec
     )
-    return quiet(TextToImagePipeline.from_parts(vae, unet, conditioner, spec, DEFAULTS))
+    return quiet(TextToImagePipeline(model(*parts, spec), DEFAULTS))
 
 
 def quiet(pipe):

@@ -200,7 +200,7 @@ def test_samples_are_those_of_the_pipeline_one_by_one(tmp_path):
         return pipe(prompt, **options)
 
     who.pipe = type("Recorder", (), {"__call__": staticmethod(record), "settings": pipe.settings,
-                                     "spec": pipe.spec})()  # fmt: skip
+                                     "model": pipe.model})()  # fmt: skip
     who.sample(prompts)
     for i in (0, 17):
         one = pipe(prompts[i], seed=[seeds[i]], output_type="pt").images
@@ -279,7 +279,9 @@ def test_quality_in_training_leaves_the_training_as_it_is(features, tmp_path):
                 module.p = 0.1
         optimizer = torch.optim.AdamW(unet.parameters(), 1e-3)
         ema = EMA(unet, 0.9)
-        quality = Quality(who.pipe, who.sources, tmp_path, 16, features) if evaluating else None
+        quality = None
+        if evaluating:
+            quality = Quality(who.model, who.pipe.defaults, who.sources, tmp_path, 16, features)
         for step in range(3):
             x, t = torch.randn(2, 4, 8, 8), torch.tensor([10.0, 500.0])
             loss = unet(x, t, torch.randn(2, 5, 32)).sample.square().mean()

@@ -20,8 +20,9 @@ def evaluation(tmp_path_factory):
     """All that an evaluation in training does after its losses: figures, pictures and a plot."""
     folder = tmp_path_factory.mktemp("evaluation")
     who = subject(folder=folder)
-    quality = Quality(who.pipe, who.sources, folder, 20, features_in(folder / "features"))
-    preview = Preview(who.pipe, SampleConfig(num_inference_steps=2), ["a red flower"], folder)
+    features = features_in(folder / "features")
+    quality = Quality(who.model, who.pipe.defaults, who.sources, folder, 20, features)
+    preview = Preview(who.model, SampleConfig(num_inference_steps=2), ["a red flower"], folder)
     curve = LossByLevel(torch.linspace(0.1, 0.9, 10), torch.rand(10, 20).double())
 
     def evaluate():

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from textwrap import dedent
 
 import numpy as np
 import pytest
 import torch
-from conftest import SD_BETAS, generator, stock_pipeline, tiny_parts, tiny_pipeline
+from conftest import SD_BETAS, generator, model, stock_pipeline, tiny_parts, tiny_pipeline
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -241,19 +242,19 @@ def test_misfits_are_refused_at_load_with_a_sentence(tmp_path):
     spec = tiny_pipeline().spec
     wide.encoder.config.hidden_size = 48
     with pytest.raises(UserError, match="is 48 wide and the U-Net attends to 32"):
-        TextToImagePipeline(vae, unet, conditioner.tokenizer, wide.encoder, spec)
+        TextToImagePipeline(model(vae, unet, replace(conditioner, encoder=wide.encoder), spec))
     with pytest.raises(UserError, match="49408 tokens and the text encoder knows 4"):
-        TextToImagePipeline(vae, unet, conditioner.tokenizer, classes.encoder, spec)
+        TextToImagePipeline(model(vae, unet, replace(conditioner, encoder=classes.encoder), spec))
     with pytest.raises(UserError, match="77 tokens long and the text encoder reads 32"):
-        TextToImagePipeline(vae, unet, wide.tokenizer, conditioner.encoder, spec)
+        TextToImagePipeline(model(vae, unet, replace(wide, encoder=conditioner.encoder), spec))
     unet.register_to_config(addition_embed_type="text_time")
     with pytest.raises(UserError, match=r"no prompt .addition_embed_type=text_time"):
-        TextToImagePipeline(vae, unet, conditioner.tokenizer, conditioner.encoder, spec)
+        TextToImagePipeline(model(vae, unet, conditioner, spec))
     unet.register_to_config(addition_embed_type="text")
-    TextToImagePipeline(vae, unet, conditioner.tokenizer, conditioner.encoder, spec)
+    TextToImagePipeline(model(vae, unet, conditioner, spec))
     unet.register_to_config(in_channels=9)
     with pytest.raises(UserError, match="9 channels and the autoencoder has 4; it is an inpaint"):
-        TextToImagePipeline(vae, unet, conditioner.tokenizer, conditioner.encoder, spec)
+        TextToImagePipeline(model(vae, unet, conditioner, spec))
 
 
 @pytest.mark.parametrize("interval", [None, [], [4, 0], ["a", 1], [None, 1]])

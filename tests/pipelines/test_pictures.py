@@ -14,6 +14,7 @@ from diffusers import (
 )
 from PIL import Image
 
+from autoencoder.codec import KLCodec
 from ldm.core.errors import UserError
 from ldm.data.pictures.decoding import as_rgb
 from pipelines.calls.pictures import Pictures, painted
@@ -30,7 +31,7 @@ def vae():
 
 def bytes_of(vae, image, size=None):
     """(k, 3, H, W) of 0 to 255, as the autoencoder is given them."""
-    return (Pictures.of(image, vae, size).tensor + 1) * 127.5
+    return (Pictures.of(image, KLCodec(vae), size).tensor + 1) * 127.5
 
 
 RGB = np.random.default_rng(0).integers(0, 256, (16, 12, 3), np.uint8)
@@ -104,7 +105,7 @@ def test_masks_are_read_in_every_form_and_are_black_where_they_are_transparent(v
     half[:8] = 255
     strokes = np.zeros((16, 12, 4), np.uint8)
     strokes[:8] = 255  # white paint on nothing, as drawing tools give it
-    expected = painted(Image.fromarray(half), vae, (8, 6))
+    expected = painted(Image.fromarray(half), KLCodec(vae), (8, 6))
     assert expected.shape == (1, 1, 8, 6) and expected[..., :4, :].all()
     assert not expected[..., 4:, :].any()
     for form in (
@@ -113,7 +114,7 @@ def test_masks_are_read_in_every_form_and_are_black_where_they_are_transparent(v
         Image.fromarray(strokes), Image.fromarray(half).convert("1"), strokes / 255,
         Image.fromarray(half.astype(np.uint16) * 257),
     ):  # fmt: skip
-        assert torch.equal(painted(form, vae, (8, 6)), expected)
+        assert torch.equal(painted(form, KLCodec(vae), (8, 6)), expected)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_masks_are_read_in_every_form_and_are_black_where_they_are_transparent(v
 )
 def test_what_is_no_picture_gets_a_sentence(vae, image, sentence):
     with pytest.raises(UserError, match=sentence):
-        Pictures.of(image, vae)
+        Pictures.of(image, KLCodec(vae))
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +188,8 @@ def test_a_strength_that_is_none_gets_a_sentence(noisy, strength):
 def test_a_mask_of_0_and_1_is_a_mask_and_colours_of_16_bits_get_a_sentence(vae):
     mask = np.zeros((16, 16), np.uint8)
     mask[:8] = 1
-    size = (8, 8)
-    assert torch.equal(painted(mask, vae, size), painted(mask * 255, vae, size))
-    assert painted(mask, vae, size).mean() == 0.5
+    size, codec = (8, 8), KLCodec(vae)
+    assert torch.equal(painted(mask, codec, size), painted(mask * 255, codec, size))
+    assert painted(mask, codec, size).mean() == 0.5
     with pytest.raises(UserError, match="colours of uint16"):
-        Pictures.of(np.zeros((16, 16, 3), np.uint16), vae)
+        Pictures.of(np.zeros((16, 16, 3), np.uint16), codec)

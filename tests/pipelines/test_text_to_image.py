@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import SD_BETAS, generator, quiet, stock_pipeline, tiny_parts, tiny_pipeline
+from conftest import SD_BETAS, generator, model, quiet, stock_pipeline, tiny_parts, tiny_pipeline
 from diffusers import DDIMScheduler, StableDiffusionPAGPipeline
 
 from ldm.core.errors import UserError
@@ -98,7 +98,7 @@ def test_decoding_in_slices_is_decoding(pipe, monkeypatch):
     z = torch.randn(5, 4, 8, 8, generator=generator(0))
     with torch.no_grad():
         whole = pipe.decode(z)
-        monkeypatch.setattr("autoencoder.latents.SLICE", 2 * 16 * 16)
+        monkeypatch.setattr("autoencoder.codec.SLICE", 2 * 16 * 16)
         calls = []
         decode = pipe.vae.decode
         monkeypatch.setattr(pipe.vae, "decode", lambda z: calls.append(len(z)) or decode(z))
@@ -109,7 +109,7 @@ def test_decoding_in_slices_is_decoding(pipe, monkeypatch):
 def test_latents_are_unscaled_by_factor_and_shift():
     vae, unet, conditioner = tiny_parts()
     vae.register_to_config(scaling_factor=0.5, shift_factor=0.25)
-    pipe = TextToImagePipeline.from_parts(vae, unet, conditioner, tiny_pipeline().spec)
+    pipe = TextToImagePipeline(model(vae, unet, conditioner, tiny_pipeline().spec))
     z = torch.randn(1, 4, 8, 8, generator=generator(0))
     with torch.no_grad():
         expected = (vae.decode(z).sample / 2 + 0.5).clamp(0, 1)

@@ -15,7 +15,7 @@ from conftest import tiny_pipeline
 from ldm.core.errors import NotWritten, UserError
 from ldm.diffusion.plane import EPS
 from pipelines.containers.fingerprints import fingerprints, recorded, refuse_mixed
-from pipelines.containers.sd_writer import INDEX
+from pipelines.containers.writer import INDEX
 from pipelines.text_to_image import TextToImagePipeline
 
 

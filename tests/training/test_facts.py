@@ -7,11 +7,15 @@ from functools import lru_cache
 import pytest
 import torch
 
+from autoencoder.codec import KLCodec
 from autoencoder.model import build_autoencoder
 from ldm.conditions.conditioner import build_conditioner
 from ldm.config import ConditioningConfig, load_config
 from ldm.core.errors import UserError
+from ldm.models.network import CAPTION
 from ldm.models.unet import build_unet
+from ldm.ports.model import Model
+from ldm.schedulers.spec import Spec
 from ldm.training.facts import autoencoder_facts, latent_diffusion_facts, refuse_other_facts
 
 SMALL = [
@@ -28,7 +32,9 @@ def facts_of(*overrides: str, **autoencoder) -> dict:
     vae = autoencoder_of(**config.autoencoder.model | autoencoder)
     conditioner = cached_conditioner(json.dumps(asdict(config.conditioning)))
     unet = cached_unet(json.dumps(config.unet), conditioner.context_dim)
-    return json.loads(json.dumps(latent_diffusion_facts(config, vae, unet, conditioner)))
+    spec = Spec.from_diffusion_config(config.diffusion)
+    model = Model(KLCodec(vae), {CAPTION: conditioner}, unet, spec)
+    return json.loads(json.dumps(latent_diffusion_facts(config, model)))
 
 
 def autoencoder_of(**model):

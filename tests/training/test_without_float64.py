@@ -21,7 +21,7 @@ from ldm.training.tasks.denoising import objective
 from ldm.training.tasks.times import Times
 from ldm.training.tracking import Metrics
 from ldm.training.validation import Validation
-from tests.pipelines.conftest import tiny_parts, tiny_pipeline
+from tests.pipelines.conftest import model, tiny_parts, tiny_pipeline
 from tests.without_float64 import DEVICE, NoFloat64, device_without_float64
 
 X0, EPS = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -49,7 +49,7 @@ def test_the_device_refuses_float64_and_strangers_and_counts_right():
 
 def step(parts, device, sampling, weighting, schedule):
     """The loss, and the gradient and average of a weight, of one step on a device."""
-    _, unet, conditioner = parts
+    vae, unet, conditioner = parts
     config = DiffusionConfig(
         schedule=schedule, time_sampling=sampling, weighting=weighting, time_args={}
     )
@@ -58,16 +58,16 @@ def step(parts, device, sampling, weighting, schedule):
     state = {k: v.clone() for k, v in unet.state_dict().items()}
     fresh = type(unet).from_config(unet.config)
     fresh.load_state_dict(state)
-    model = LatentDiffusion(fresh, conditioner, TrainConfig(), spec.schedule).to(device)
+    trained = LatentDiffusion(model(vae, fresh, conditioner, spec), TrainConfig()).to(device)
     conditioner.encoder.to(device)
-    ema = EMA(model, 0.9)
+    ema = EMA(trained, 0.9)
     ids = conditioner.tokens(["rose", "daisy", None, "rose"])
     batch = Batch(X0, EPS, U, {"caption": ids}).to(device)
-    loss = objective(config, spec, times)(bound(model, spec, batch.conditions), batch).mean()
+    loss = objective(config, spec, times)(bound(trained, spec, batch.conditions), batch).mean()
     loss.backward()
     times.update(lambda table: table)
     ema.update(1)
-    weight = next(model.unet.parameters())
+    weight = next(trained.unet.parameters())
     return loss.detach().cpu(), weight.grad.cpu(), ema.average[0].cpu()
 
 
@@ -103,9 +103,10 @@ class Latents:
 
 def test_validation_needs_no_float64(tmp_path):
     def curve(device):
-        _, unet, conditioner = tiny_parts("class", **SMALL)
+        parts = tiny_parts("class", **SMALL)
+        conditioner = parts[2]
         spec = Spec.from_diffusion_config(DiffusionConfig())
-        model = LatentDiffusion(unet, conditioner, TrainConfig(), spec.schedule).to(device)
+        trained = LatentDiffusion(model(*parts, spec), TrainConfig()).to(device)
         conditioner.encoder.to(device)
         told = {"caption": Captions(conditioner.tokens, 0.0)}
         examples = Examples(Latents(), told, lambda step, slots: U, 0, False, 1)
@@ -118,7 +119,7 @@ def test_validation_needs_no_float64(tmp_path):
             share=ALONE,
             main=False,
         )
-        return Validation(run, model, spec, {"train": examples})(1)["train"].losses
+        return Validation(run, trained, {"train": examples})(1)["train"].losses
 
     here = curve(torch.device("cpu"))
     with device_without_float64():
@@ -145,17 +146,18 @@ def test_likelihoods_need_no_float64():
     x0 = X0[..., :4, :4]
 
     def figures(device):
-        _, unet, conditioner = tiny_parts("class", **SMALL)
+        parts = tiny_parts("class", **SMALL)
+        conditioner = parts[2]
         spec = Spec.from_diffusion_config(DiffusionConfig())
-        model = LatentDiffusion(unet, conditioner, TrainConfig(), spec.schedule).to(device)
+        trained = LatentDiffusion(model(*parts, spec), TrainConfig()).to(device)
         conditioner.encoder.to(device)
         ids = conditioner.tokens(["rose"] * 4).to(device)
         levels = [spec.schedule.level(t) for t in torch.tensor([1.0, 0.5, 0.1]).double()]
 
         def bounded(piece):
-            return spec.denoiser(bound(model, spec, {"caption": ids[piece]}))
+            return spec.denoiser(bound(trained, spec, {"caption": ids[piece]}))
 
-        with evaluating(model):
+        with evaluating(trained):
             elbo = bound_by_level(bounded, x0, [*levels, clean()], 0, ALONE, device)
             flow = flow_bits(bounded, spec.schedule, x0, 0, ALONE, device, steps=1)
         return elbo.prior, elbo.steps, elbo.reconstruction, flow

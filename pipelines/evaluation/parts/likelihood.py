@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _levels(job: "Job") -> list[Level]:
-    schedule, count = job.subject.pipe.spec.schedule, job.amounts.bound[1]
+    schedule, count = job.subject.model.process.schedule, job.amounts.bound[1]
     times = torch.arange(count, 0, -1, dtype=torch.float64) / count
     return [*(schedule.level(t) for t in times), clean()]
 
@@ -43,7 +43,7 @@ class Likelihood(Part):
     @classmethod
     def run(cls, job: "Job") -> "Likelihood":
         subject = job.subject
-        schedule = subject.pipe.spec.schedule
+        schedule = subject.model.process.schedule
         x0, captions = subject.examples("validation", job.amounts.bound[0])
         some = subset(len(x0), job.amounts.flow[0], subject.seed)
 
@@ -51,7 +51,7 @@ class Likelihood(Part):
             return subject.denoiser([captions[i] for i in piece])
 
         where = (subject.seed, subject.share, subject.device)
-        with evaluating(subject.pipe.unet):
+        with evaluating(subject.model.network):
             found = bound_by_level(bound, x0, _levels(job), *where)
             flow = flow_bits(
                 lambda piece: bound([some[i] for i in piece]),

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from autoencoder.latents import scaled_encode
 from ldm.config import DataConfig
 from ldm.core import keyed
 from ldm.core.errors import UserError
@@ -27,6 +26,7 @@ from ldm.diffusion.plane import Denoiser, Level, Network
 from ldm.diffusion.schedules import snap
 from ldm.evaluation.noise_levels import LossByLevel, level_times, loss_by_level
 from ldm.evaluation.sweep import Setting
+from ldm.ports.model import Model
 from ldm.training.checkpoint import load_newest
 from ldm.training.processes import processes, this_share
 from pipelines.averaged import load_weights, weights_of
@@ -56,6 +56,11 @@ class Evaluated:
         self.pipe.set_progress_bar_config(disable=True)
 
     @property
+    def model(self) -> Model:
+        """What is evaluated."""
+        return self.pipe.model
+
+    @property
     def device(self) -> torch.device:
         return self.pipe.device
 
@@ -63,7 +68,7 @@ class Evaluated:
     def setting(self) -> Setting:
         """How the model samples unless told otherwise."""
         steps, guidance = self.pipe.settings()
-        return Setting(self.pipe.spec.sampler, steps, guidance.scale, guidance.interval)
+        return Setting(self.model.process.sampler, steps, guidance.scale, guidance.interval)
 
     def captions(self, split: str) -> list[str]:
         """One caption for each image of a split, keyed; "" where it has none."""
@@ -103,13 +108,13 @@ class Evaluated:
     def reaches(self, setting: Setting) -> bool:
         """Whether the model's schedule and grid have as many steps."""
         try:
-            return bool(self.pipe.spec.levels(setting.steps))
+            return bool(self.model.process.levels(setting.steps))
         except ValueError:
             return False
 
     def evaluations(self, setting: Setting) -> int:
         """Network evaluations of one image."""
-        asked = self.pipe.spec.asked(setting.steps, setting.sampler)
+        asked = self.model.process.asked(setting.steps, setting.sampler)
         guided = [setting.guidance > 1 and within(level, setting.interval) for level in asked]
         return len(guided) + sum(guided)
 
@@ -131,16 +136,16 @@ class Evaluated:
             def work(piece: list[int]) -> Tensor:
                 draws = [keyed.normal(shape, self.seed, "posterior", indices[i]) for i in piece]
                 noise = torch.stack(draws).to(self.device)
-                return scaled_encode(self.pipe.vae, normalise(pixels[piece]).to(self.device), noise)
+                return self.model.codec.encode(normalise(pixels[piece]).to(self.device), noise)
 
-            with evaluating(self.pipe.vae):
+            with evaluating(self.model.codec.module):
                 x0 = in_pieces(work, len(pixels), self.share)
             self.encoded[key] = x0, [captions[i] for i in indices]
         return self.encoded[key]
 
     def network(self, prompts: Sequence[str | None]) -> Network:
         """The raw, unguided F under `prompts`; a learned variance is left out."""
-        with evaluating(self.pipe.text_encoder):
+        with evaluating(self.model.text.encoder):
             context, _ = self.pipe.context(list(prompts), None, 1, guided=False)
         network = self.pipe.network(context, None, Guidance(1.0))
 
@@ -152,19 +157,19 @@ class Evaluated:
 
     def denoiser(self, prompts: Sequence[str | None]) -> Denoiser:
         """The unguided denoiser under `prompts`."""
-        return self.pipe.spec.denoiser(self.network(prompts))
+        return self.model.process.denoiser(self.network(prompts))
 
     def loss_by_level(self, split: str, count: int, levels: int) -> LossByLevel:
         """The loss at so many levels on `count` images of a split, each under its caption."""
         x0, captions = self.examples(split, count)
-        spec = self.pipe.spec
+        spec = self.model.process
 
         def losses(x0: Tensor, eps: Tensor, t: Tensor, indices: list[int]) -> Tensor:
             network = self.network([captions[i] for i in indices])
             return denoising_loss(network, spec.schedule, spec.prediction, x0, eps, t)
 
         times = level_times(levels, lambda t: snap(spec.schedule, t))
-        with evaluating(self.pipe.unet):
+        with evaluating(self.model.network):
             return loss_by_level(
                 losses,
                 x0,
@@ -178,12 +183,12 @@ class Evaluated:
     @contextmanager
     def weights(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         """Within the block the networks have other weights, named "unet.…", "text_encoder.…"."""
-        own = {k: v.clone() for k, v in weights_of(self.pipe).items()}
+        own = {k: v.clone() for k, v in weights_of(self.model).items()}
         try:
-            load_weights(self.pipe, own | dict(tensors))
+            load_weights(self.model, own | dict(tensors))
             yield
         finally:
-            load_weights(self.pipe, own)
+            load_weights(self.model, own)
 
     def last_weights(self) -> dict[str, Tensor] | None:
         """The trained weights without EMA, where this is a run that still has a checkpoint."""
@@ -213,8 +218,7 @@ def open_evaluated(
     refuse_unwritable(folder / "results.json")  # before images are read and samples made
     place = run.folder if run else model
     pipe = TextToImagePipeline.from_pretrained(place, device=processes().device)
-    sides = pipe.unet.config.sample_size
-    resolution = (sides if isinstance(sides, int) else sides[0]) * pipe.factor
+    resolution = pipe.latent_shape(None, None)[1] * pipe.factor
     if run is None and data is None:
         raise UserError(f"{model} is no run, so its data is not known: name some with --data")
     config = run.config.data if run else DataConfig(resolution=resolution)
@@ -236,7 +240,7 @@ def open_evaluated(
 
 def _needs(pipe: TextToImagePipeline) -> Needs:
     """What the images must have for this pipeline's conditioning."""
-    words = pipe.conditioner.words
+    words = pipe.model.text.words
     return "caption" if words is None else "label" if words else "nothing"
 
 

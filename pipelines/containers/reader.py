@@ -1,50 +1,25 @@
-"""Stable Diffusion's folder: what is read of it, also of anybody's."""
+"""Pipeline folders: what is read of them, also of anybody's."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import transformers
-from diffusers.models import AsymmetricAutoencoderKL, AutoencoderKL
 
-from autoencoder.pixels import Pixels
 from ldm.core.errors import UserError
 from ldm.core.interval import interval_from_json
 from ldm.models.hub import fetched
-from ldm.models.networks import KINDS
-from ldm.models.unet import whole_side
 from ldm.models.weights import chosen, load_part, refuse_a_file, variants
+from ldm.ports.model import Model
 from ldm.schedulers.spec import Spec
 from ldm.schedulers.stock import as_stock_reads
 from pipelines.calls.defaults import DEFAULTS_FILE, EMA_LENGTH, STOCK_DEFAULTS, StockDefaults
+from pipelines.containers.container import Container
 from pipelines.containers.fingerprints import FILES, INDEX, recorded, refuse_lost, refuse_mixed
-
-# The same parts under another class; an inpainting U-Net has more input channels and is told so.
-CLASSES = (
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-    "StableDiffusionPAGPipeline",
-)
-NETWORKS = ("vae", "unet", "text_encoder")
-FOLDERS = ("", *NETWORKS, "tokenizer", "scheduler")
-_KNOWN: dict[str, dict[str, Any]] = {
-    "vae": {c.__name__: c for c in (AutoencoderKL, AsymmetricAutoencoderKL, Pixels)},
-    "unet": {kind.model.__name__: kind.model for kind in KINDS.values()},
-}
-
-
-class Parts(NamedTuple):
-    """What a pipeline is made of, in its constructor's order."""
-
-    vae: Any
-    unet: Any
-    tokenizer: Any
-    text_encoder: Any
-    spec: Spec
-    defaults: StockDefaults
+from pipelines.containers.stable_diffusion import STABLE_DIFFUSION
+from pipelines.containers.table import CONTAINERS, part_names
 
 
 def load(
@@ -54,15 +29,16 @@ def load(
     sampler: str | None = None,
     given: Mapping[str, Any] | None = None,
     **hub: Any,
-) -> Parts:
-    """The parts of a run, a folder or a Hub name; those `given` are not read, but for a scheduler.
+) -> tuple[Model, StockDefaults]:
+    """The model of a run, a folder or a Hub name, and how it is sampled unless told otherwise.
 
-    `hub` is what fetched() takes. Raises UserError for what cannot be found, or is not whole.
+    Parts that are `given` are not read. `hub` is what fetched() takes. Raises UserError for what
+    cannot be found, or is not whole.
     """
     (place, local), given = _place(name, variant, hub), given or {}
     index = _json(place / INDEX)
-    if (kind := index.get("_class_name")) not in CLASSES:
-        raise UserError(f"{name} is a {kind}; this reads {CLASSES[0]} folders")
+    if (container := _container(kind := index.get("_class_name"))) is None:
+        raise UserError(f"{name} is a {kind}; this reads {STABLE_DIFFUSION.classes[0]} folders")
     refuse_lost(place, index)
     defaults, spec = _own(place, local)
     if (scheduler := given.get("scheduler")) is not None:
@@ -71,21 +47,29 @@ def load(
         spec = _spec(place, index, sampler)
     elif sampler is not None:
         spec = replace(spec, sampler=sampler, sampler_args={})
-    asked = _variants(place, variant, [part for part in NETWORKS if part not in given])
+    known = container.networks
+    asked = _variants(place, variant, [part for part in known if part not in given])
     parts = {
-        part: given[part] if part in given else load_part(_class(index, part), place / part, v)
+        part: load_part(_class(index, part, known[part]), place / part, v)
         for part, v in asked.items()
-    } | {part: given[part] for part in NETWORKS if part in given}
-    if (size := parts["unet"].config.sample_size) is not None:  # older exports have a list
-        parts["unet"].register_to_config(sample_size=whole_side(size))
-    return Parts(
-        parts["vae"],
-        parts["unet"],
-        given["tokenizer"] if "tokenizer" in given else _tokenizer(place, index),
-        parts["text_encoder"],
-        spec,
-        defaults,
-    )
+    } | {part: given[part] for part in known if part in given}
+    tokenizer = given["tokenizer"] if "tokenizer" in given else _tokenizer(place, index)
+    return container.model({**parts, "tokenizer": tokenizer}, spec), defaults
+
+
+def _container(kind: Any) -> Container | None:
+    return next((c for c in CONTAINERS.values() if kind in c.classes), None)
+
+
+def model_of(pipeline: Any) -> Model:
+    """The model that a pipeline of diffusers holds; raises UserError where it holds none."""
+    for container in CONTAINERS.values():
+        names = (*container.networks, "tokenizer")
+        lacks = [part for part in names if getattr(pipeline, part, None) is None]
+        if not lacks:
+            process = Spec.from_diffusers(scheduler_config(pipeline.scheduler))
+            return container.model({part: getattr(pipeline, part) for part in names}, process)
+    raise UserError(f"a {type(pipeline).__name__} is no such pipeline: it has no {lacks[0]}")
 
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
@@ -108,7 +92,7 @@ def _place(name: str | Path, variant: str | None, hub: Mapping[str, Any]) -> tup
             raise UserError(f"{place} holds no pipeline: there is no {INDEX} in it")
         return place, True
     refuse_a_file(name)
-    place = fetched(str(name), FOLDERS, variant, **hub)
+    place = fetched(str(name), ("", *part_names()), variant, **hub)
     if not (place / INDEX).is_file():
         raise UserError(f"{name} cannot be loaded as a pipeline: it has no {INDEX}")
     return place, False
@@ -123,11 +107,10 @@ def _variants(place: Path, variant: str | None, parts: list[str]) -> dict[str, s
     return {part: variant if variant in found[part] else None for part in parts}
 
 
-def _class(index: Mapping[str, Any], part: str) -> Any:
-    """The class of a network by the index of its folder."""
+def _class(index: Mapping[str, Any], part: str, known: Mapping[str, Any]) -> Any:
+    """The class of a network by the index of its folder: one of these, or of transformers'."""
     name = _named(index, part)
-    known = _KNOWN.get(part)
-    if known is not None:
+    if known:
         if name not in known:
             raise UserError(f"its {part} is a {name}, and this reads {' and '.join(known)}")
         return known[name]

@@ -5,22 +5,20 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
-from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from autoencoder.pixels import Pixels
 from ldm.core.errors import UserError
 from ldm.core.files import published, write_text, written
 from ldm.core.interval import interval_to_json
-from ldm.models.networks import kind_of
-from ldm.models.unet import UNET
-from ldm.schedulers.spec import Spec
+from ldm.ports.model import Model
 from ldm.schedulers.stock import export_refusal, stock_scheduler
 from pipelines.calls.defaults import DEFAULTS_FILE, STOCK_DEFAULTS, Defaults
 from pipelines.containers.fingerprints import FILES, INDEX, OWN, earlier, fingerprints
+from pipelines.containers.table import container_of
 
 # in stock pipelines, which want a scheduler where here a Spec decides
 PLACEHOLDER: dict[str, Any] = {
@@ -30,49 +28,33 @@ PLACEHOLDER: dict[str, Any] = {
 }
 
 
-def unfit(vae: Any, network: Any, spec: Spec, num_inference_steps: int | None = None) -> str | None:
-    """Why a stock pipeline cannot hold this model, or samples otherwise; None where it can."""
-    return _misplaced(vae, network) or export_refusal(spec, num_inference_steps)
-
-
-def _misplaced(vae: Any, network: Any) -> str | None:
-    """Which of a model's parts has no place in a stock pipeline, in a sentence."""
-    if isinstance(vae, Pixels):
-        return "stock Stable Diffusion pipelines have an autoencoder, and this model makes pixels"
-    if (kind := kind_of(network)) is not UNET:
-        return f"stock Stable Diffusion pipelines hold a U-Net, and this is a {kind.name}"
-    return None
+def unfit(model: Model, num_inference_steps: int | None = None) -> str | None:
+    """Why no stock pipeline can hold this model, or samples as it; None where one can."""
+    return container_of(model)[1] or export_refusal(model.process, num_inference_steps)
 
 
 def save(
-    components: Mapping[str, Any],
-    spec: Spec,
+    model: Model,
     defaults: Defaults,
     folder: Path,
-    variant: str | None,
-    stock: bool,
-    **also: Any,
+    variant: str | None = None,
+    stock: bool = True,
+    also: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write a model as StableDiffusionPipeline would; transformers 4 and 5 both read it.
+    """Write a model as a stock pipeline would; transformers 4 and 5 both read it.
 
-    `components` are its modules by diffusers' names. Without `stock` there is no scheduler in the
-    folder, and a Spec that only this package reads. `also` is what else ldm.json says. Until all of
-    it is there the folder holds no pipeline.
+    Without `stock` there is no scheduler in the folder, and a Spec that only this package reads.
+    `also` is what else ldm.json says. Until all of it is there the folder holds no pipeline. Raises
+    UserError with the reason where a stock pipeline is wanted and none can hold the model.
     """
-    steps = defaults.num_inference_steps
-    if stock and (reason := _misplaced(components["vae"], components["unet"])):
+    steps, spec = defaults.num_inference_steps, model.process
+    container, reason = container_of(model)
+    if stock and reason:
         raise UserError(reason)
     told = stock_scheduler(spec, steps) if stock else PLACEHOLDER
     scheduler = getattr(diffusers, told["_class_name"]).from_config(told)
-    whole: Any = StableDiffusionPipeline(
-        **components,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
-        requires_safety_checker=False,
-    )
-    said = {k: getattr(defaults, k) for k in asdict(STOCK_DEFAULTS)} | also
+    whole = container.pipeline(**container.parts(model), scheduler=scheduler, **container.nothing)
+    said = {k: getattr(defaults, k) for k in asdict(STOCK_DEFAULTS)} | dict(also)
     said["guidance_interval"] = interval_to_json(said["guidance_interval"])
     ours, other_variants = earlier(folder, variant)
     with published(folder, INDEX, ours) as new:

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from autoencoder.losses import ADVERSARIAL, lecam_penalty, r1_penalty
+from autoencoder.loss.terms import ADVERSARIAL, lecam_penalty, r1_penalty
 from ldm.config import AutoencoderLossConfig, TrainConfig
 from ldm.core.errors import UserError
 from ldm.training.fit import Means
