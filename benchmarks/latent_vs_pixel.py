@@ -142,7 +142,7 @@ class Contestant:
 
 
 def cost(contestant: Contestant, timed: int) -> None:
-    """Elements, parameters, memory and time of a step at one batch size."""
+    """Elements, parameters, memory and time of a step, by the first ones of its run."""
     figures, seconds = contestant.figures, contestant.seconds
     batch = contestant.config.train.batch_size
     try:
@@ -182,9 +182,9 @@ def competition(rivals: list[Contestant], options: argparse.Namespace) -> tuple[
     )
     held_out = held_out_pixels(validation, resolution)
     reference = moments(extractor.extract(held_out))
-    for rival in rivals:
+    for rival in (r for r in rivals if "out_of_memory" not in r.figures):
         curve = rival.figures["curve"] = []
-        for limit in (15 * options.minutes, 30 * options.minutes, 60 * options.minutes):
+        for limit in (15 * options.minutes, 30 * options.minutes, 60 * options.minutes):  # seconds
             rival.train(enough=lambda r=rival, limit=limit: r.seconds[-1] >= limit)
             rival.samples = rival.sample(options.samples)
             distance = frechet_distance(moments(extractor.extract(rival.samples)), reference)
