@@ -191,9 +191,10 @@ def competition(rivals: list[Contestant], options: argparse.Namespace) -> tuple[
             minutes, steps = rival.seconds[-1] / 60, len(rival.seconds)
             curve.append({"minutes": minutes, "steps": steps, "frechet": distance})
             print(f"{rival.name} {resolution} px: {curve[-1]}", flush=True)
-    real, _ = pixels_of(train, resolution, len(held_out))
+    real, _ = pixels_of(train, resolution, options.samples)
     floor = frechet_distance(moments(extractor.extract(real)), reference)
-    return floor, f"{len(held_out)} held-out images in {extractor.label}"
+    judges = f"{len(held_out)} held-out images in {extractor.label}"
+    return floor, f"of {options.samples} samples to {judges}"
 
 
 def contestants(spec: str, folder: Path, options: argparse.Namespace) -> list[Contestant]:

@@ -31,7 +31,7 @@ def write(
     if floors:
         reals = ", ".join(f"{value:.3g} ({side} px)" for side, value in floors.items())
         text += (
-            f"\n{minutes:g} minutes each; Fréchet distance to {judges}, after a quarter, half and "
+            f"\n{minutes:g} minutes each; Fréchet distance {judges}, after a quarter, half and "
             f"all of them. As many training images are at {reals}.\n"
         )
     print(text)
