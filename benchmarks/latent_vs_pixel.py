@@ -129,7 +129,7 @@ class Contestant:
         pipe = TextToImagePipeline.from_pretrained(self.config.folder, device=processes().device)
         newest = load_newest(self.config.folder / "ldm" / "checkpoints")
         assert newest is not None, "a run saves when it is stopped"
-        load_weights(pipe, newest.tensors["ema"])
+        load_weights(pipe.model, newest.tensors["ema"])
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
