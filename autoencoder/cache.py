@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
-from datasets import Dataset as Arrow
 from torch import Tensor
 
 from autoencoder.encoding import Crops, Encoder
@@ -55,7 +55,7 @@ class LatentCache:
 
     def __init__(
         self,
-        shards: list[Arrow],
+        shards: Sequence[pa.Table],
         shape: tuple[int, ...],
         source: Source,
         statistics: Statistics | None = None,
@@ -64,10 +64,12 @@ class LatentCache:
         self.shape = (moments // 2, height, width)
         self._moments = TensorColumn(shards, "moments", shape)
         self._source = source
-        reasons = [reason for shard in shards for reason in shard["reason"]]
-        self._row = [row for row, reason in enumerate(reasons) if reason is None]  # of each entry
+        reasons = [chunk for shard in shards for chunk in shard.column("reason").chunks]
+        reason = pa.chunked_array(reasons, pa.string())
+        sound = reason.is_null().to_numpy()
+        self._row = np.flatnonzero(sound)  # of each entry
         self.quarantine = [
-            (source.name(row), reason) for row, reason in enumerate(reasons) if reason is not None
+            (source.name(int(row)), reason[row].as_py()) for row in np.flatnonzero(~sound)
         ]
         self.views = views
         self.mirrored = mirrors == 2
@@ -142,10 +144,10 @@ class LatentCache:
         return len(self._row)
 
     def captions(self, i: int) -> tuple[str, ...]:
-        return self._source.captions(self._row[i])
+        return self._source.captions(int(self._row[i]))
 
     def name(self, i: int) -> str:
-        return self._source.name(self._row[i])
+        return self._source.name(int(self._row[i]))
 
     def sample(
         self, indices: Sequence[int], views: Sequence[int], flips: Sequence[bool], noise: Tensor
@@ -154,7 +156,7 @@ class LatentCache:
 
         `views` and `flips` say which cached crop, and whether it is the mirrored one.
         """
-        posterior = self._moments.gather([self._row[i] for i in indices])
+        posterior = self._moments.gather(self._row[list(indices)])
         which = torch.arange(len(indices))
         mirror = torch.tensor([int(f) for f in flips]) if self.mirrored else 0 * which
         mean, logvar = (

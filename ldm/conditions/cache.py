@@ -28,7 +28,7 @@ class TextCache:
     def __init__(self, paths: Sequence[Path], shape: tuple[int, int]) -> None:
         shards = open_shards(paths)
         self._embeddings = TensorColumn(shards, "embedding", shape)
-        texts = (text for shard in shards for text in shard["caption"])
+        texts = (text for shard in shards for text in shard["caption"].to_pylist())
         self._row = {text: row for row, text in enumerate(texts)}
 
     @classmethod
@@ -59,7 +59,7 @@ class TextCache:
         share.wait()
 
         present = _shards(folder)
-        known = {text for shard in open_shards(present) for text in shard["caption"]}
+        known = {text for shard in open_shards(present) for text in shard["caption"].to_pylist()}
         lacking = sorted({"", *captions} - known)
         todo = [lacking[start : start + SHARD] for start in range(0, len(lacking), SHARD)]
         share.wait()  # all have looked before any writes

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset, Features
+from datasets import Features
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -159,9 +159,9 @@ def _readable(path: Path) -> bool:
         return False
 
 
-def open_shards(paths: Sequence[Path]) -> list[Dataset]:
-    """Memory-map shards."""
-    return [Dataset.from_file(str(path)) for path in paths]
+def open_shards(paths: Sequence[Path]) -> list[pa.Table]:
+    """Memory-map shards. As tables: `Dataset.from_file` spends 5 ms on naming each."""
+    return [pa.ipc.open_stream(pa.memory_map(str(path))).read_all() for path in paths]
 
 
 class TensorColumn:
@@ -169,7 +169,7 @@ class TensorColumn:
 
     def __init__(
         self,
-        shards: Sequence[Dataset],
+        shards: Sequence[pa.Table],
         name: str,
         shape: Sequence[int],
         resident_bytes: int = RESIDENT_BYTES,
@@ -178,7 +178,7 @@ class TensorColumn:
         self._parts = [
             chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, *self.shape)
             for shard in shards
-            for chunk in shard.data.column(name).chunks
+            for chunk in shard.column(name).chunks
         ]
         self._ends = np.cumsum([len(part) for part in self._parts])
         if sum(part.nbytes for part in self._parts) < resident_bytes:
@@ -188,7 +188,7 @@ class TensorColumn:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def gather(self, rows: Sequence[int]) -> Tensor:
+    def gather(self, rows: Sequence[int] | np.ndarray) -> Tensor:
         """Rows (B, *shape), float32."""
         which = np.searchsorted(self._ends, rows, side="right")
         picked = []
