@@ -6,7 +6,7 @@ from functools import lru_cache
 from glob import glob
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from ldm.core.errors import UserError
 from ldm.core.keyed import uniform
@@ -19,7 +19,17 @@ from ldm.data.table import Needs, Table, TableSource
 from ldm.data.tables.listing import Listing, pattern
 from ldm.data.tars import TarTable, tar_files
 
-__all__ = ["NEEDS", "BadImage", "Example", "Needs", "Source", "Split", "Subset", "open_source"]
+__all__ = [
+    "NEEDS",
+    "BadImage",
+    "Example",
+    "Needs",
+    "Source",
+    "Split",
+    "Subset",
+    "open_source",
+    "open_sources",
+]
 
 Split = Literal["train", "validation"]
 NEEDS: dict[str, Needs] = {"class": "label", "none": "nothing"}  # of a conditioning; else captions
@@ -67,13 +77,27 @@ def open_source(
     captions; "nothing" reads no caption. Where there is no validation split, `holdout` of the
     images are kept for it, keyed by the seed. Raises UserError where something is not there.
     """
+    return _opened(config, split, seed, needs, {})
+
+
+def open_sources(
+    config: DataOptions, seed: int = 0, needs: Needs = "caption"
+) -> dict[Split, Source]:
+    """Both splits as `open_source` gives each; rows that they share are read and kept once."""
+    parts: dict[Split, Source] = {}
+    return {split: _opened(config, split, seed, needs, parts) for split in get_args(Split)}
+
+
+def _opened(
+    config: DataOptions, split: Split, seed: int, needs: Needs, parts: dict[Split, Source]
+) -> Source:
     if not 0 <= config.holdout < 1:
         raise UserError(f"data.holdout={config.holdout} must be a fraction, 0 <= holdout < 1")
     if config.size is not None and config.size < 1:
         raise UserError(f"data.size={config.size} must be at least 1")
     apart = split == "validation" and config.validation is not None
     drawn = config.source == "drawn" and not apart
-    source = _drawn(config, split) if drawn else _stored(config, split, seed, needs)
+    source = _drawn(config, split) if drawn else _stored(config, split, seed, needs, parts)
     if needs == "label":
         source = CaptionedByLabel(source)
     elif needs == "nothing":
@@ -92,7 +116,12 @@ def _drawn(config: DataOptions, split: Split) -> Source:
     return DrawnFlowers(max(1, round(config.holdout * size)), config.resolution, VALIDATION_START)
 
 
-def _stored(config: DataOptions, split: Split, seed: int, needs: Needs) -> Source:
+def _stored(
+    config: DataOptions, split: Split, seed: int, needs: Needs, parts: dict[Split, Source]
+) -> Source:
+    """A split of a stored set; `parts` are those that came with another, and where both are put."""
+    if split in parts:
+        return parts[split]
     if split == "validation" and config.validation is not None:
         if config.validation == "drawn":
             return _drawn(config, split)
@@ -113,7 +142,11 @@ def _stored(config: DataOptions, split: Split, seed: int, needs: Needs) -> Sourc
     held = max(1, round(config.holdout * len(source)))
     ranked = _ranked(source, seed, "holdout")
     held = _between_photos([source.photo(i) for i in ranked], held)
-    return Subset(source, sorted(ranked[:held] if split == "validation" else ranked[held:]))
+    both: dict[Split, list[int]] = {"train": ranked[held:], "validation": ranked[:held]}
+    found: dict[Split, Source] = {name: Subset(source, sorted(both[name])) for name in both}
+    if not source.sequential:  # two that read forwards would each send the other back
+        parts.update(found)
+    return found[split]
 
 
 def _ranked(source: Source, seed: int, purpose: str) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, get_args
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from ldm.core.text import shown, shown_lines
 from ldm.data.example import Source
 from ldm.data.order import Slot, micro_batch_size, micro_batches
 from ldm.data.quarantine import checked
-from ldm.data.source import NEEDS, Split, open_source
+from ldm.data.source import NEEDS, open_sources
 from ldm.training.checkpoint import newest_state
 from ldm.training.facts import refuse_other_facts
 from ldm.training.processes import accelerator_of, this_share
@@ -88,10 +88,9 @@ class Run:
         needs = NEEDS.get(self.config.conditioning.kind, "caption")
         sound: dict[str, Source] = {}
         with self.accelerator.main_process_first():  # the others find what it left in the cache
-            for split in get_args(Split):
-                found = open_source(self.config.data, split, self.config.seed, needs)
-                sound[split] = checked(found, self.config.folder / "cache" / "images" / split)
-                self.rejected[split] = len(found) - len(sound[split])
+            for name, found in open_sources(self.config.data, self.config.seed, needs).items():
+                sound[name] = checked(found, self.config.folder / "cache" / "images" / name)
+                self.rejected[name] = len(found) - len(sound[name])
         if not len(sound["validation"]):
             raise UserError("no image is held out to judge by: set data.validation or data.holdout")
         for split, source in sound.items():

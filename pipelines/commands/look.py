@@ -10,7 +10,7 @@ from ldm.core.files import written
 from ldm.data.example import Source
 from ldm.data.pictures.bad import BadImage
 from ldm.data.quarantine import Quarantine, bad_images
-from ldm.data.source import NEEDS, open_source
+from ldm.data.source import NEEDS, open_sources
 from pipelines.sheets.grid import captioned_grid, tiled
 
 SHOWN = 160  # pixels
@@ -26,7 +26,7 @@ def look_at(config: str | None, overrides: list[str]) -> tuple[Source, dict[str,
     """
     loaded = load_config(config, overrides)
     needs = NEEDS.get(loaded.conditioning.kind, "caption")
-    source = open_source(loaded.data, seed=loaded.seed, needs=needs)
+    source, held = open_sources(loaded.data, loaded.seed, needs).values()
     counts: Counter[str] = Counter()
     words: Counter[str] = Counter()
     bare = 0
@@ -53,7 +53,6 @@ def look_at(config: str | None, overrides: list[str]) -> tuple[Source, dict[str,
         labels = Counter(source.label(index) for index in range(len(source)))
         named = (f"{name} {labels[i]:,}" for i, name in enumerate(source.label_names[:20]))
         rows["classes"] = ", ".join(named)
-    held = open_source(loaded.data, "validation", loaded.seed, needs)
     rows["held out"] = f"{len(held):,}"
     for split, images in (("train", source), ("validation", held)):
         place = loaded.folder / "cache" / "images" / split

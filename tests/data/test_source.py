@@ -7,7 +7,7 @@ from pictures import config, picture, rows
 from ldm.core.errors import UserError
 from ldm.data.drawn import VALIDATION_START
 from ldm.data.example import Subset
-from ldm.data.source import open_source
+from ldm.data.source import open_source, open_sources
 
 
 def names(source) -> list[str]:
@@ -51,6 +51,18 @@ def test_the_held_out_part_is_disjoint_complete_and_keyed_by_the_seed(folder):
     for source in (train, held):
         for i in range(len(source)):
             assert source.captions(i) == (str(int(source.name(i)[2:5])),) == source[i].captions
+
+
+@pytest.mark.parametrize("options", [{"holdout": 0.1}, {"size": 20}, {"validation": "drawn"}])
+def test_both_splits_are_those_that_are_opened_alone_and_share_their_rows(folder, options):
+    options = config(folder(40, rows(40, text=str)), **options)
+    both = open_sources(options, 3)
+    alone = {split: open_source(options, split, 3) for split in both}
+    assert {k: s.fingerprint for k, s in both.items()} == {
+        k: s.fingerprint for k, s in alone.items()
+    }
+    if options.validation is None:
+        assert both["train"].source is both["validation"].source
 
 
 def test_an_image_that_joins_leaves_nearly_all_others_in_their_part(folder):

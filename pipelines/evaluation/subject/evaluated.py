@@ -19,7 +19,7 @@ from ldm.data.example import Source
 from ldm.data.order import subset
 from ldm.data.pixels import normalise, pixels_of
 from ldm.data.quarantine import checked
-from ldm.data.source import Needs, Split, open_source
+from ldm.data.source import Needs, open_sources
 from ldm.diffusion.guidance import within
 from ldm.diffusion.loss import denoising_loss
 from ldm.diffusion.plane import Denoiser, Level, Network
@@ -33,8 +33,6 @@ from pipelines.averaged import load_weights, weights_of
 from pipelines.calls.defaults import Guidance
 from pipelines.runs.record import RunRecord, run_folder
 from pipelines.text_to_image import TextToImagePipeline
-
-SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 @dataclass
@@ -228,8 +226,8 @@ def open_evaluated(
         config = replace(config, caption=caption)
     needs, data_seed = _needs(pipe), run.config.seed if run else 0
     sources: dict[str, Source] = {
-        split: checked(open_source(config, split, data_seed, needs), folder / "cache" / split)
-        for split in SPLITS
+        split: checked(source, folder / "cache" / split)
+        for split, source in open_sources(config, data_seed, needs).items()
     }
     for split, source in sources.items():
         if not len(source):
