@@ -35,10 +35,11 @@ def guided(unet: Any, contract: Contract, told: Told, guidance: Guidance) -> Net
     """
 
     ask = kind_of(unet).predict
+    dtype = unet.dtype  # diffusers walks all modules for it: once a call, not once a step
 
     def predict(network: Any, x: Tensor, level: Level, context: Any) -> Tensor:
         label = contract.label(level).to(torch.float32).to(x.device)
-        return ask(network, x.to(network.dtype), label, {CAPTION: context}).to(x.dtype)
+        return ask(network, x.to(dtype), label, {CAPTION: context}).to(x.dtype)
 
     def cond(x: Tensor, level: Level) -> Tensor:
         return predict(unet, x, level, told.positive)
