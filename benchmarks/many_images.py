@@ -27,7 +27,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from autoencoder.cache import cached_latents
+from autoencoder.cache import STATISTICS, cached_latents
 from autoencoder.encoding import Crops, Encoder
 from autoencoder.model import configured_codec
 from ldm.conditions.conditioner import build_conditioner
@@ -40,6 +40,7 @@ from ldm.models.networks import configured_network
 from ldm.ports.model import Model
 from ldm.schedulers.spec import Spec
 from ldm.training.examples import keyed_examples
+from ldm.training.facts import latent_diffusion_facts
 from ldm.training.latent_diffusion import LatentDiffusion
 from ldm.training.preflight import preflight
 from ldm.training.run import Run
@@ -101,8 +102,10 @@ def start(config: Config, mark: Callable[[str], object]) -> None:
     network = configured_network(config, shape, text.context_dim)
     model = Model(codec, {CAPTION: text}, network, spec).to(run.device)
     trained = LatentDiffusion(model, options, run.device)
+    facts = latent_diffusion_facts(config, model)
+    known = run.earlier_facts(facts).get(STATISTICS)
     mark("networks")
-    latents = cached_latents(config, codec, photos, run.share, None)
+    latents = cached_latents(config, codec, photos, run.share, known)
     mark("latents")
     examples = keyed_examples(config, task.times.quantiles, latents, text, run.share)
     mark("captions")
