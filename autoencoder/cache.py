@@ -156,7 +156,7 @@ class LatentCache:
 
         `views` and `flips` say which cached crop, and whether it is the mirrored one.
         """
-        posterior = self._moments.gather(self._row[list(indices)])
+        posterior = self._moments.gather(self._row[list(indices)]).float()
         which = torch.arange(len(indices))
         mirror = torch.tensor([int(f) for f in flips]) if self.mirrored else 0 * which
         mean, logvar = (

@@ -189,13 +189,15 @@ class TensorColumn:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> Tensor:
-        """Rows (B, *shape), float32."""
+        """Rows (B, *shape), in the column's own type."""
+        if len(self._parts) == 1:
+            return torch.from_numpy(self._parts[0][rows])
         which = np.searchsorted(self._ends, rows, side="right")
         picked = []
         for row, k in zip(rows, which, strict=True):
             start = int(self._ends[k - 1]) if k else 0
             picked.append(self._parts[k][row - start])
-        return torch.from_numpy(np.stack(picked)).float()
+        return torch.from_numpy(np.stack(picked))
 
     def blocks(self) -> Sequence[np.ndarray]:
         """The whole column, in order, as arrays (n, *shape)."""

@@ -112,11 +112,11 @@ def keyed_examples(
     """What each set is trained or validated with; every caption tokenised or encoded once."""
     captions = (text for c in latents.values() for choices in all_captions(c) for text in choices)
     table: TokenTable | TextCache
+    cache, dtype = config.folder / "cache", config.conditioning.cache_dtype
     if conditioner.trainable:
-        table = TokenTable(conditioner, captions)
+        table = TokenTable.build(conditioner, captions, cache / "tokens", share)
     else:
-        folder, dtype = config.folder / "cache" / "text", config.conditioning.cache_dtype
-        table = TextCache.build(conditioner, captions, folder, share, dtype)
+        table = TextCache.build(conditioner, captions, cache / "text", share, dtype)
     conditions = {CAPTION: Captions(table, config.conditioning.dropout)}
     return {
         name: Examples(

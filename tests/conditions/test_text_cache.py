@@ -2,15 +2,19 @@
 
 import shutil
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 import ldm.conditions.cache as text_cache
-from ldm.conditions.cache import TextCache
+from ldm.conditions.cache import TextCache, TokenTable
 from ldm.conditions.conditioner import build_conditioner
 from ldm.config import ConditioningConfig
 from ldm.core.share import ALONE
+from ldm.store import texts as texts_module
 from ldm.store.shards import Store
+from ldm.store.texts import TextIndex
 from tests.damage import DAMAGES
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -99,3 +103,29 @@ def test_a_copy_among_the_shards_is_left_alone(conditioner, tmp_path):
     copy = shutil.copy(shard, tmp_path / f"{shard.stem} (copy).arrow")
     assert len(TextCache.build(conditioner, CAPTIONS, tmp_path, ALONE)) == len(CAPTIONS) + 1
     assert copy.exists()
+
+
+def test_captions_are_tokenised_once_and_as_the_conditioner_does(
+    conditioner, tmp_path, monkeypatch
+):
+    TokenTable.build(conditioner, CAPTIONS[:4] * 2, tmp_path, ALONE)
+    asked = [CAPTIONS[3], None, CAPTIONS[0], ""]
+    expected, made, real = conditioner.tokens(asked), [], type(conditioner).tokens
+    monkeypatch.setattr(type(conditioner), "tokens", lambda c, t: made.extend(t) or real(c, t))
+    table = TokenTable.build(conditioner, CAPTIONS, tmp_path, ALONE)
+    assert made == CAPTIONS[4:]
+    assert torch.equal(table(asked), expected) and table(asked).dtype == expected.dtype
+    with pytest.raises(KeyError, match="a flower unseen"):
+        table([CAPTIONS[0], "a flower unseen"])
+
+
+@pytest.mark.parametrize("sorted_by", [2**64 - 1, 7, 0])
+def test_texts_are_told_apart_by_all_bits_and_the_last_of_two_counts(monkeypatch, sorted_by):
+    real = texts_module.hashes
+    mask = np.array([sorted_by, 2**64 - 1], np.uint64)
+    monkeypatch.setattr(texts_module, "hashes", lambda texts: real(texts) & mask)
+    monkeypatch.setattr(texts_module, "BLOCK", 3)
+    index = TextIndex([pa.chunked_array([CAPTIONS[:4], CAPTIONS[2:]]), pa.chunked_array([[""]])])
+    assert index.rows([*CAPTIONS, "", "x"]).tolist() == [0, 1, 4, 5, 6, 7, 8, 9, -1]
+    assert index.lacking(["y", *CAPTIONS, "x", "y", "x"]) == ["x", "y"]
+    assert TextIndex([]).lacking(["b", "a"]) == ["a", "b"]
