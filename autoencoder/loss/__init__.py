@@ -1,1 +1,1 @@
-"""What the loss of an autoencoder is made of: its terms, perception, and an adversary."""
+"""The terms of an autoencoder's loss, and its adversary."""

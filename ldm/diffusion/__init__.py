@@ -1,4 +1,4 @@
-"""Gaussian diffusion in PyTorch: x = α·x0 + σ·ε, on tensors (B, ...) of any rank.
+"""Gaussian diffusion: x = α·x0 + σ·ε, on tensors (B, ...) of any rank.
 
 Schedules, predictions, grids and samplers are values in a plane and entries of a registry; a
 network becomes a denoiser, and whatever changes a denoiser gives another one. In full:

@@ -1,1 +1,1 @@
-"""A model as everybody takes it: the ports of its parts, and whether these belong together."""
+"""A model as everybody takes it: the ports of its parts."""
