@@ -58,6 +58,9 @@ class KLCodec:
     def standardize(self, mean: Tensor, std: Tensor) -> None:
         standardize(self.module, mean, std)
 
+    def around(self, module: Any) -> "KLCodec":
+        return replace(self, module=module)
+
     def in_strips(self, wanted: bool) -> "KLCodec":
         if wanted:
             InStrips(self.module)  # or refuse

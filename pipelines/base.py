@@ -7,7 +7,6 @@ import torch
 
 from ldm.core.errors import UserError
 from ldm.models.weights import FOR_A_FILE
-from ldm.ports.misfits import refuse_misfits
 from ldm.ports.model import Model
 from pipelines.calls.defaults import STOCK_DEFAULTS, Defaults
 from pipelines.calls.stock import Hints, absent, refuse_arguments
@@ -32,7 +31,6 @@ class LatentPipeline(Sampling, Named, Hints):
 
     def __init__(self, model: Model, defaults: Defaults = STOCK_DEFAULTS) -> None:
         super().__init__()
-        refuse_misfits(model)
         self.model, self.defaults = model, defaults
 
     @classmethod
@@ -134,4 +132,6 @@ class LatentPipeline(Sampling, Named, Hints):
         return self
 
     def __getattr__(self, name: str) -> Any:
+        if hasattr(type(self), name):  # a property that has failed: again, for its own error
+            return object.__getattribute__(self, name)
         raise absent(type(self).__name__, name)

@@ -6,7 +6,7 @@ from typing import Any
 import diffusers
 import torch
 
-from autoencoder.codec import KLCodec
+from ldm.ports.misfits import refuse_misfits
 from ldm.ports.model import Model
 from ldm.schedulers.spec import Spec
 from pipelines.containers.reader import scheduler_config
@@ -16,7 +16,20 @@ from pipelines.containers.table import container_of
 class Named:
     """vae, unet, tokenizer, text_encoder and scheduler of a `model`."""
 
-    model: Model
+    _model: Model
+
+    @property
+    def model(self) -> Model:
+        """What is sampled; another may be set, of parts that belong together.
+
+        Raises UserError where they do not.
+        """
+        return self._model
+
+    @model.setter
+    def model(self, model: Model) -> None:
+        refuse_misfits(model)
+        self._model = model
 
     @property
     def vae(self) -> Any:
@@ -25,7 +38,7 @@ class Named:
 
     @vae.setter
     def vae(self, vae: torch.nn.Module) -> None:
-        self.model = self.model._replace(codec=KLCodec(vae))
+        self.model = self.model._replace(codec=self.model.codec.around(vae))
 
     @property
     def unet(self) -> Any:
@@ -34,7 +47,8 @@ class Named:
 
     @unet.setter
     def unet(self, unet: torch.nn.Module) -> None:
-        self.model = self.model._replace(network=unet)
+        # compiled code leads around a call's view of it, and its weights have other names
+        self.model = self.model._replace(network=getattr(unet, "_orig_mod", unet))
 
     @property
     def tokenizer(self) -> Any:

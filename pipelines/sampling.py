@@ -11,10 +11,12 @@ from tqdm.auto import tqdm
 from ldm.conditions.conditioner import Conditioner
 from ldm.core.errors import UserError
 from ldm.diffusion.brownian import brownian
-from ldm.diffusion.plane import Level, Network, Noise, State
+from ldm.diffusion.plane import Label, Level, Network, Noise, State
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.models.networks import kind_of
+from ldm.ports.codec import Codec
 from ldm.ports.model import Model
+from ldm.schedulers.spec import Spec
 from pipelines.calls.call import CHANGEABLE, Begin, Call, Options, Watched
 from pipelines.calls.defaults import MOST_STEPS, Defaults, Guidance, number, numbers, whole
 from pipelines.calls.guided import Told, guided
@@ -166,7 +168,8 @@ class Sampling(Watched):
         refuse_arguments(type(self).__name__, options, Options.__annotations__)
         output_type = options.get("output_type") or "pil"
         refuse_output_type(output_type)
-        spec, sampler, labels = self.model.process, options.get("sampler"), options.get("timesteps")
+        model = self.model  # whatever is set meanwhile
+        spec, sampler, labels = model.process, options.get("sampler"), options.get("timesteps")
         if labels is not None:
             labels = numbers("timesteps", labels)
         steps, guidance = self.settings(
@@ -200,35 +203,32 @@ class Sampling(Watched):
         call = Call(told, draw, levels, steps, prompts=count // each)
         start = begin(call)
         call.steps = len(start.levels) - 1
-        denoiser = self.model.network
-        network = guided(kind_of(denoiser).sampling(denoiser), spec.contract, told, guidance)
+        unet = kind_of(model.network).sampling(model.network)
+        network = guided(unet, spec.contract, told, guidance)
         states = spec.sample(
             network,
             start.x,
             steps,
             sampler=sampler,
-            noise=self._noise(sampler, draw, start.levels, bool(options.get("brownian"))),
+            noise=_noise(spec, sampler, draw, start.levels, steps, bool(options.get("brownian"))),
             levels=start.levels,
             wrap=start.wrap,
             **solver,
         )
-        x = self._walk(states, start, call, options)
+        x = self._walk(states, start, call, options, spec.contract.label)
         if start.finish is not None:
             x = start.finish(x)
-        images = self.images(x, output_type)
+        images = self.images(x, output_type, model.codec)
         return images if options.get("return_dict", True) else (images.images, None)
 
-    def _noise(self, sampler: str | None, draw: Draws, levels: list[Level], motion: bool) -> Noise:
-        """The draw of each step down these levels, its own or that of a Brownian motion."""
-        chosen = SAMPLERS[name := sampler or self.model.process.sampler]
-        if motion and chosen.noise and not chosen.paired:
-            raise UserError(
-                f"sampler {name} does not draw its noise for a step from one level to the next, as "
-                "brownian=True has it: leave that out, or take euler_ancestral or dpmpp_2m_sde"
-            )
-        return brownian(draw.motion(), levels) if motion else draw
-
-    def _walk(self, states: Iterator[State], start: Begin, call: Call, options: Options) -> Tensor:
+    def _walk(
+        self,
+        states: Iterator[State],
+        start: Begin,
+        call: Call,
+        options: Options,
+        told: Label,
+    ) -> Tensor:
         """Draw every state from a sampler, with progress bar and callback; returns the last."""
         callback, x = options.get("callback_on_step_end"), start.x
         if callback is not None and not callable(callback):
@@ -248,7 +248,7 @@ class Sampling(Watched):
                 progress.update()
                 if callback is not None:
                     given = {name: call.changeable(x)[name] for name in names}
-                    label = self.model.process.contract.label(level)
+                    label = told(level)
                     call.change(x, callback(self, index, label, given))
                 if call.interrupt:
                     break
@@ -258,12 +258,28 @@ class Sampling(Watched):
         """Latents (B, C, h, w) as the U-Net knows them → pixels (B, 3, H, W) in [0, 1], float32."""
         return self.model.codec.view().decode(latents)
 
-    def images(self, latents: Tensor, output_type: str) -> Images:
+    def images(self, latents: Tensor, output_type: str, codec: Codec | None = None) -> Images:
         """Decoded as "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), or left as "latent".
 
-        Raises UserError where they are no numbers.
+        By the model's codec, or another. Raises UserError where they are no numbers.
         """
-        found = latents if output_type == "latent" else self.decode(latents)
+        codec = codec or self.model.codec
+        found = latents if output_type == "latent" else codec.view().decode(latents)
         if not bool(found.isfinite().all()):
             raise NoNumbers(NO_NUMBERS)
         return Images(found) if output_type == "latent" else output(found, output_type)
+
+
+def _noise(
+    spec: Spec, sampler: str | None, draw: Draws, levels: list[Level], steps: int, motion: bool
+) -> Noise:
+    """The draw of each step down these levels, its own or that of a Brownian motion."""
+    chosen = SAMPLERS[name := sampler or spec.sampler]
+    if motion and chosen.noise and not chosen.paired:
+        raise UserError(
+            f"sampler {name} does not draw its noise for a step from one level to the next, as "
+            "brownian=True has it: leave that out, or take euler_ancestral or dpmpp_2m_sde"
+        )
+    if not motion:
+        return draw
+    return brownian(draw.motion(), levels, spec.ends(steps, levels, sampler))

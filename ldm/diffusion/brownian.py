@@ -16,14 +16,15 @@ from ldm.diffusion.plane import Level, Noise
 Motion = Callable[[float, float], Tensor]  # (s, t) -> B(t) - B(s), like x, its variance t - s
 
 
-def brownian(motion: Motion, levels: Sequence[Level]) -> Noise:
+def brownian(motion: Motion, levels: Sequence[Level], ends: Sequence[Level] | None = None) -> Noise:
     """The draw of each step down these levels as what one Brownian motion does along it.
 
-    For `paired` samplers. Raises ValueError at a step that ends clean: its noise is none.
+    `ends` are what the steps end on where that is not the next level. For `paired` samplers. Raises
+    ValueError at a step that ends clean: its noise is none.
     """
 
     def noise(i: int) -> Tensor:
-        s, t = float(levels[i].snr), float(levels[i + 1].snr)
+        s, t = float(levels[i].snr), float((ends or levels[1:])[i].snr)
         if t == math.inf:
             raise ValueError("a step that ends clean has no noise")
         return motion(s, t) / (t - s) ** 0.5

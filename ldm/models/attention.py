@@ -33,7 +33,7 @@ def perturbing_attention(unet: Any, where: str = "mid_block") -> Any:
         perturbed = name.startswith(where) and name.endswith("attn1.processor")
         return IdentityAttentionProcessor() if perturbed else None
 
-    if not any(map(identity, unet.attn_processors)):
+    if not any(map(identity, getattr(unet, "attn_processors", ()))):
         raise UserError(f"this network has no self attention under {where!r}: leave pag_scale out")
     return _processing(unet, identity)
 

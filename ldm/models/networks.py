@@ -21,6 +21,11 @@ def configured_network(config: Config, latents: tuple[int, int, int], context_di
     name = config.network.get("kind", "unet")
     if name not in KINDS:
         raise UserError(f"network.kind={name} is not one of {', '.join(KINDS)}")
+    if name != "unet" and config.unet.get("init"):
+        raise UserError(
+            f"unet.init={config.unet['init']} is a U-Net, and network.kind={name} trains another "
+            "network: set unet.init=null"
+        )
     outputs = latents[0] * (2 if config.diffusion.learned_variance else 1)
     return KINDS[name].build(config, Shape(latents, outputs, context_dim))
 

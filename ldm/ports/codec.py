@@ -50,6 +50,10 @@ class Codec(Protocol):
         """Take those (C,) of its latents in, in place: `decode` then has them of mean 0, std 1."""
         ...
 
+    def around(self, module: Any) -> "Codec":
+        """The same around another module of its kind."""
+        ...
+
     def in_strips(self, wanted: bool) -> "Codec":
         """The same, but for large images: in strips that take little memory, or whole again.
 

@@ -175,13 +175,17 @@ class Spec:
         visited = self.levels(num_inference_steps) if levels is None else levels
         stock = stock_class(name, self.schedule_name)
         options |= quirks.few_steps(stock, SAMPLERS[name], options, len(visited) - 1)
-        laid = name == self.sampler and self.grid in ("leading", "trailing", "linspace")
-        if laid and stock == "DDIMScheduler":
-            own = self.levels(num_inference_steps)
-            if targets := quirks.ddim_targets(self.contract.label, self._visited, own, visited):
-                solve = partial(quirks.stock_ddim, targets)
+        if (ends := self.ends(num_inference_steps, visited, name)) is not None:
+            solve = partial(quirks.stock_ddim, ends)
         denoise = self.denoiser(network, name)
         return solve(wrap(denoise) if wrap else denoise, x, visited, noise=noise, **options)
+
+    def ends(self, steps: int, levels: Sequence[Level], sampler: str | None) -> list[Level] | None:
+        """What each step down `levels` ends on where that is not the next one, as stock DDIM's."""
+        laid = sampler in (None, self.sampler) and self.grid in ("leading", "trailing", "linspace")
+        if not laid or stock_class(self.sampler, self.schedule_name) != "DDIMScheduler":
+            return None
+        return quirks.ddim_targets(self.contract.label, self._visited, self.levels(steps), levels)
 
     def asked(self, num_inference_steps: int, sampler: str | None = None) -> list[Level]:
         """The level of each evaluation of the network that an image takes."""
@@ -285,8 +289,7 @@ class Spec:
     @classmethod
     def from_json(cls, options: Mapping[str, Any]) -> "Spec":
         """Raises UserError for unknown names and pairs that cannot work, TypeError for keys."""
-        threshold = options.get("thresholding")
-        whole = {**options, "thresholding": tuple(threshold) if threshold else None}
+        whole = {**options, "thresholding": tuple(options.get("thresholding") or ()) or None}
         return cls(**whole)._checked()
 
     def _checked(self) -> "Spec":

@@ -148,8 +148,11 @@ class Hints:
 
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
         """FreeU (Si et al. 2024), as diffusers does it."""
+        if not hasattr(self.model.network, "enable_freeu"):
+            raise UserError("FreeU is for U-Nets, and this model has none: leave it out")
         self.model.network.enable_freeu(s1=s1, s2=s2, b1=b1, b2=b2)
 
     def disable_freeu(self) -> None:
         """Sample without FreeU."""
-        self.model.network.disable_freeu()
+        if hasattr(self.model.network, "disable_freeu"):
+            self.model.network.disable_freeu()
