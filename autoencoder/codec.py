@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from autoencoder.latents import downsampling, encode_moments, latent_shape, nominal, standardize
+from autoencoder.pixels import Pixels
 from autoencoder.tiling import InStrips
 from ldm.models.view import view
 
@@ -19,6 +20,10 @@ class KLCodec:
 
     module: Any
     strips: bool = False  # exact, in little memory
+
+    @property
+    def name(self) -> str:
+        return "pixels" if isinstance(self.module, Pixels) else "latents"
 
     @property
     def channels(self) -> int:

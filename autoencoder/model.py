@@ -1,12 +1,12 @@
 """The autoencoder: diffusers' AutoencoderKL, built from a config, or loaded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from diffusers.models import AutoencoderKL
+from diffusers.models import AsymmetricAutoencoderKL, AutoencoderKL
 from torch import Tensor
 
 from autoencoder.codec import KLCodec
@@ -15,11 +15,13 @@ from ldm.config import Config
 from ldm.core.errors import UserError
 from ldm.core.sums import MANIFEST, damage
 from ldm.models.pretrained import load_pretrained
-from ldm.ports.codec import Codec
+from ldm.ports.codec import Codec, CodecKind
 from ldm.settings.arguments import refuse_arguments
 
-# what stands in an autoencoder's place and is not trained, by `autoencoder.kind`
-CODECS: dict[str, Callable[[], Codec]] = {"pixels": lambda: KLCodec(Pixels())}
+CODECS: dict[str, CodecKind] = {
+    "kl": CodecKind((AutoencoderKL, AsymmetricAutoencoderKL), KLCodec),
+    "pixels": CodecKind((Pixels,), KLCodec, Pixels),
+}
 
 
 def build_autoencoder(model: Mapping[str, Any]) -> AutoencoderKL:
@@ -74,7 +76,7 @@ def load_autoencoder(path: str | Path, variant: str | None = None) -> Autoencode
 
 def initial_autoencoder(config: Config) -> AutoencoderKL:
     """What stage 1 starts from: `autoencoder.init`, or random weights of `autoencoder.model`."""
-    if config.autoencoder.kind in CODECS:
+    if _kind(config).fixed:
         raise UserError(
             f"autoencoder.kind={config.autoencoder.kind} has nothing to train: go on with stage 2"
         )
@@ -93,10 +95,25 @@ def configured_codec(config: Config) -> Codec:
 
     Frozen, in evaluation mode. Raises UserError where there is none, or it is damaged.
     """
-    other = CODECS.get(config.autoencoder.kind)
-    codec = other() if other else KLCodec(_trained_autoencoder(config))
+    kind = _kind(config)
+    codec = kind.codec(kind.fixed() if kind.fixed else _trained_autoencoder(config))
     codec.module.eval().requires_grad_(False)
     return codec
+
+
+def codec_of(module: Any) -> Codec:
+    """The codec around a module; raises UserError where it is of no known kind."""
+    for kind in CODECS.values():
+        if isinstance(module, kind.modules):
+            return kind.codec(module)
+    known = ", ".join(c.__name__ for kind in CODECS.values() for c in kind.modules)
+    raise UserError(f"a {type(module).__name__} is no codec that is known here: {known}")
+
+
+def _kind(config: Config) -> CodecKind:
+    if (name := config.autoencoder.kind) not in CODECS:
+        raise UserError(f"autoencoder.kind={name} is not one of {', '.join(CODECS)}")
+    return CODECS[name]
 
 
 def _trained_autoencoder(config: Config) -> AutoencoderKL:

@@ -102,7 +102,7 @@ class AutoencoderLossConfig:
 class AutoencoderConfig:
     """Stage 1: diffusers' AutoencoderKL, loaded or trained, and how its latents are cached."""
 
-    kind: Literal["kl", "pixels"] = "kl"  # pixels: none at all, images are diffused as they are
+    kind: str = "kl"  # pixels: none at all, images are diffused as they are
     # a folder or Hub name; None: train_autoencoder.py makes it in the run
     path: Where | None = None
     variant: str | None = None  # of the weights at path or init, such as fp16; None: what there is

@@ -1,12 +1,18 @@
 """The port between examples and latents: an autoencoder, or whatever stands in its place."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 
 class Codec(Protocol):
     """Images (B, 3, H, W) in [-1, 1] to latents (B, C, h, w) and back."""
+
+    @property
+    def name(self) -> str:
+        """What its latents are called: "latents", or what they are instead."""
+        ...
 
     @property
     def module(self) -> Any:
@@ -64,3 +70,11 @@ class Codec(Protocol):
     def view(self) -> "Codec":
         """The same weights in evaluation mode, with nothing that is set in one seen in another."""
         ...
+
+
+class CodecKind(NamedTuple):
+    """One kind of codec: `autoencoder.kind` in a config, and a class of modules in a folder."""
+
+    modules: tuple[type, ...]  # the classes it is put around
+    codec: Callable[[Any], Codec]  # around a module
+    fixed: Callable[[], Any] | None = None  # its module, where stage 1 has none to train

@@ -78,9 +78,8 @@ def preflight(
 ) -> dict[str, str]:
     """The rows of stage 2; an epoch shows `epoch` images; `refusal` is why it is not exported."""
     train = latents["train"]
-    diffused = "pixels" if run.config.autoencoder.kind == "pixels" else "latents"
     mean, std = (", ".join(f"{x:.2f}" for x in figure.tolist()) for figure in train.statistics)
-    modules = dict(trained.named_children())
+    diffused, modules = trained.model.codec.name, dict(trained.named_children())
     captions = (" | ".join(choices) for choices in all_captions(train) if choices)
     return {
         **{

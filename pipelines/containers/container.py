@@ -16,7 +16,8 @@ class Container(NamedTuple):
     pipeline: Any  # diffusers' class, which writes the folder
     nothing: Mapping[str, Any]  # what it is told of parts that no model of this project has
     classes: Sequence[str]  # the pipelines whose folders it reads, by the name in their index
-    networks: Mapping[str, Mapping[str, Any]]  # parts with weights, and each one's classes by name
+    # parts with weights, and the classes that each may be, by name; none are all of transformers'
+    networks: Callable[[], Mapping[str, Mapping[str, Any]]]
     unfit: Callable[[Model], str | None]  # why it cannot hold a model; None where it can
     parts: Callable[[Model], dict[str, Any]]  # a model's modules by the pipeline's names
     model: Callable[[Mapping[str, Any], Spec], Model]  # and back

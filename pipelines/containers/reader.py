@@ -18,7 +18,6 @@ from ldm.schedulers.stock import as_stock_reads
 from pipelines.calls.defaults import DEFAULTS_FILE, EMA_LENGTH, STOCK_DEFAULTS, StockDefaults
 from pipelines.containers.container import Container
 from pipelines.containers.fingerprints import FILES, INDEX, recorded, refuse_lost, refuse_mixed
-from pipelines.containers.stable_diffusion import STABLE_DIFFUSION
 from pipelines.containers.table import CONTAINERS, part_names
 
 
@@ -38,7 +37,8 @@ def load(
     (place, local), given = _place(name, variant, hub), given or {}
     index = _json(place / INDEX)
     if (container := _container(kind := index.get("_class_name"))) is None:
-        raise UserError(f"{name} is a {kind}; this reads {STABLE_DIFFUSION.classes[0]} folders")
+        ours = " and ".join(c.classes[0] for c in CONTAINERS.values())
+        raise UserError(f"{name} is a {kind}; this reads {ours} folders")
     refuse_lost(place, index)
     defaults, spec = _own(place, local)
     if (scheduler := given.get("scheduler")) is not None:
@@ -47,7 +47,7 @@ def load(
         spec = _spec(place, index, sampler)
     elif sampler is not None:
         spec = replace(spec, sampler=sampler, sampler_args={})
-    known = container.networks
+    known = container.networks()
     asked = _variants(place, variant, [part for part in known if part not in given])
     parts = {
         part: load_part(_class(index, part, known[part]), place / part, v)
@@ -64,7 +64,7 @@ def _container(kind: Any) -> Container | None:
 def model_of(pipeline: Any) -> Model:
     """The model that a pipeline of diffusers holds; raises UserError where it holds none."""
     for container in CONTAINERS.values():
-        names = (*container.networks, "tokenizer")
+        names = (*container.networks(), "tokenizer")
         lacks = [part for part in names if getattr(pipeline, part, None) is None]
         if not lacks:
             process = Spec.from_diffusers(scheduler_config(pipeline.scheduler))

@@ -6,8 +6,7 @@ from typing import Any
 from diffusers import StableDiffusionPipeline
 from diffusers.models import AsymmetricAutoencoderKL, AutoencoderKL
 
-from autoencoder.codec import KLCodec
-from autoencoder.pixels import Pixels
+from autoencoder.model import CODECS, codec_of
 from ldm.conditions.conditioner import Conditioner
 from ldm.models.network import CAPTION
 from ldm.models.networks import KINDS, kind_of
@@ -27,9 +26,20 @@ CLASSES = (
 AUTOENCODERS = (AutoencoderKL, AsymmetricAutoencoderKL)
 
 
+def _networks() -> dict[str, dict[str, Any]]:
+    return {
+        "vae": {c.__name__: c for kind in CODECS.values() for c in kind.modules},
+        "unet": {kind.model.__name__: kind.model for kind in KINDS.values()},
+        "text_encoder": {},
+    }
+
+
 def _unfit(model: Model) -> str | None:
     if not isinstance(model.codec.module, AUTOENCODERS):
-        return "stock Stable Diffusion pipelines have an autoencoder, and this model makes pixels"
+        return (
+            "stock Stable Diffusion pipelines have an autoencoder, and this model diffuses "
+            f"{model.codec.name} of a {type(model.codec.module).__name__}"
+        )
     if (kind := kind_of(model.network)) is not UNET:
         return f"stock Stable Diffusion pipelines hold a U-Net, and this is a {kind.name}"
     return None
@@ -50,7 +60,7 @@ def _model(parts: Mapping[str, Any], process: Spec) -> Model:
     if (size := unet.config.sample_size) is not None:  # older exports have a list
         unet.register_to_config(sample_size=whole_side(size))
     text = Conditioner(parts["tokenizer"], parts["text_encoder"], trainable=False)
-    return Model(KLCodec(parts["vae"]), {CAPTION: text}, unet, process)
+    return Model(codec_of(parts["vae"]), {CAPTION: text}, unet, process)
 
 
 # its names also serve in the folders that only this package reads
@@ -61,11 +71,7 @@ STABLE_DIFFUSION = Container(
         "requires_safety_checker": False,
     },
     classes=CLASSES,
-    networks={
-        "vae": {c.__name__: c for c in (*AUTOENCODERS, Pixels)},
-        "unet": {kind.model.__name__: kind.model for kind in KINDS.values()},
-        "text_encoder": {},  # any of transformers'
-    },
+    networks=_networks,
     unfit=_unfit,
     parts=_parts,
     model=_model,

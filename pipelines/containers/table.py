@@ -17,5 +17,5 @@ def container_of(model: Model) -> tuple[Container, str | None]:
 
 def part_names() -> list[str]:
     """What pipelines call the parts of a model that may be handed over instead of being read."""
-    networks = (name for container in CONTAINERS.values() for name in container.networks)
+    networks = (name for container in CONTAINERS.values() for name in container.networks())
     return [*dict.fromkeys(networks), "tokenizer", "scheduler"]

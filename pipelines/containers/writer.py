@@ -1,7 +1,6 @@
 """Pipeline folders: written as stock diffusers reads them."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,15 +16,9 @@ from ldm.core.interval import interval_to_json
 from ldm.ports.model import Model
 from ldm.schedulers.stock import export_refusal, stock_scheduler
 from pipelines.calls.defaults import DEFAULTS_FILE, STOCK_DEFAULTS, Defaults
+from pipelines.containers.container import Container
 from pipelines.containers.fingerprints import FILES, INDEX, OWN, earlier, fingerprints
 from pipelines.containers.table import container_of
-
-# in stock pipelines, which want a scheduler where here a Spec decides
-PLACEHOLDER: dict[str, Any] = {
-    "_class_name": "DDIMScheduler",
-    "clip_sample": False,
-    "steps_offset": 1,
-}
 
 
 def unfit(model: Model, num_inference_steps: int | None = None) -> str | None:
@@ -51,28 +44,46 @@ def save(
     container, reason = container_of(model)
     if stock and reason:
         raise UserError(reason)
-    told = stock_scheduler(spec, steps) if stock else PLACEHOLDER
-    scheduler = getattr(diffusers, told["_class_name"]).from_config(told)
-    whole = container.pipeline(**container.parts(model), scheduler=scheduler, **container.nothing)
+    told = stock_scheduler(spec, steps) if stock else None
     said = {k: getattr(defaults, k) for k in asdict(STOCK_DEFAULTS)} | dict(also)
     said["guidance_interval"] = interval_to_json(said["guidance_interval"])
     ours, other_variants = earlier(folder, variant)
     with published(folder, INDEX, ours) as new:
-        whole.save_pretrained(new, safe_serialization=True, variant=variant)
-        if stock:
+        if told is None:
+            index = _each_part(container, model, new, variant)
+            said["spec"] = spec.to_json()
+        else:
+            scheduler = getattr(diffusers, told["_class_name"]).from_config(told)
+            parts = {**container.parts(model), "scheduler": scheduler, **container.nothing}
+            container.pipeline(**parts).save_pretrained(new, variant=variant)
             text = json.dumps(told, indent=2, sort_keys=True) + "\n"
             write_text(new / "scheduler" / "scheduler_config.json", text)
-        else:
-            shutil.rmtree(new / "scheduler")
-            said["spec"] = spec.to_json()
-        index = json.loads((new / INDEX).read_text()) | {OWN: DEFAULTS_FILE}
-        if not stock:
-            index["scheduler"] = [None, None]  # stock diffusers then stops, not to sample wrongly
-        write_text(new / INDEX, json.dumps(index, indent=2) + "\n")
+            index = json.loads((new / INDEX).read_text())
+        write_text(new / INDEX, json.dumps({**index, OWN: DEFAULTS_FILE}, indent=2) + "\n")
         _same_each_time(new)
         _for_transformers_4(new)
         said[FILES] = {**other_variants, **fingerprints(new)}
         write_text(new / DEFAULTS_FILE, json.dumps(said, indent=2) + "\n")
+
+
+def _each_part(
+    container: Container, model: Model, folder: Path, variant: str | None
+) -> dict[str, Any]:
+    """Save the parts as a pipeline would, whatever they are; returns the folder's index.
+
+    It names no scheduler, so that stock diffusers stops there and does not sample wrongly.
+    """
+    index: dict[str, Any] = {
+        "_class_name": container.pipeline.__name__,
+        "_diffusers_version": diffusers.__version__,
+        **{k: [None, None] if v is None else v for k, v in container.nothing.items()},
+        "scheduler": [None, None],
+    }
+    for name, part in container.parts(model).items():
+        options = {"variant": variant} if name in container.networks() else {}
+        part.save_pretrained(folder / name, **options)
+        index[name] = [type(part).__module__.partition(".")[0], type(part).__name__]
+    return index
 
 
 def _same_each_time(folder: Path) -> None:

@@ -84,7 +84,7 @@ def trained_subject(checkpoint: str, prompt: str) -> Subject:
 
     pipe = TextToImagePipeline.from_pretrained(checkpoint)
     pipe.set_progress_bar_config(disable=True)
-    pixels = pipe.factor == 1
+    pixels = pipe.model.codec.name == "pixels"
 
     def network(scale: float, images: int) -> Network:
         positive, negative = pipe.context(prompt, None, images, guided=scale != 1)

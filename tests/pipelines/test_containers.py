@@ -54,8 +54,8 @@ TRANSFORMERS = Container(
     pipeline=WithATransformer,
     nothing={},
     classes=("WithATransformer",),
-    networks={
-        "vae": CONTAINERS["stable_diffusion"].networks["vae"],
+    networks=lambda: {
+        "vae": CONTAINERS["stable_diffusion"].networks()["vae"],
         "transformer": {"PixArtTransformer2DModel": PixArtTransformer2DModel},
         "text_encoder": {},
     },
