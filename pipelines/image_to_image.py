@@ -32,7 +32,7 @@ class ImageToImagePipeline(LatentPipeline):
         of the image. The rest is as in TextToImagePipeline. Raises UserError for what cannot be
         done.
         """
-        pictures = Pictures.of(image, self.model.codec)
+        pictures = Pictures.of(image, self.model.codec, multiple=self.multiple)
 
         def begin(call: Call) -> Begin:
             refuse_strength(strength, call.steps)

@@ -66,6 +66,12 @@ class Sampling(Watched):
         """Pixels per latent, along each side."""
         return self.model.codec.factor
 
+    @property
+    def multiple(self) -> int:
+        """What divides the sides of a picture, in pixels: whole latents, and whole patches."""
+        network = self.model.network
+        return self.factor * kind_of(network).patch(network.config)
+
     def set_progress_bar_config(self, **kwargs: Any) -> None:
         """Arguments of tqdm, such as `disable=True`."""
         self._progress = kwargs
@@ -78,9 +84,9 @@ class Sampling(Watched):
             rows * self.factor if height is None else whole("height", height),
             columns * self.factor if width is None else whole("width", width),
         )
-        if any(side % self.factor or side <= 0 for side in sides):
+        if any(side % self.multiple or side <= 0 for side in sides):
             given = f"{sides[0]} x {sides[1]}"
-            raise UserError(f"height x width is {given}, and must be multiples of {self.factor}")
+            raise UserError(f"height x width is {given}, and must be multiples of {self.multiple}")
         rows, columns = (side // self.factor for side in sides)
         return self.model.codec.channels, rows, columns
 
@@ -169,6 +175,9 @@ class Sampling(Watched):
         output_type = options.get("output_type") or "pil"
         refuse_output_type(output_type)
         model = self.model  # whatever is set meanwhile
+        if any(side * self.factor % self.multiple for side in shape[1:]):
+            given = " x ".join(str(side * self.factor) for side in shape[1:])
+            raise UserError(f"the picture is {given}: sides must be multiples of {self.multiple}")
         spec, sampler, labels = model.process, options.get("sampler"), options.get("timesteps")
         if labels is not None:
             labels = numbers("timesteps", labels)

@@ -30,4 +30,5 @@ class Kind(NamedTuple):
     build: Callable[[Config, Shape], Any]  # raises UserError for what cannot be
     predict: Callable[[Any, Tensor, Tensor, Told], Tensor]  # (it, x, label, told) → F
     context_dim: Callable[[Any], int]  # D, by the model's own config
+    patch: Callable[[Any], int]  # what divides the sides of its latents, by the same
     sampling: Callable[[Any], Any]  # a view of it, in evaluation mode, for a loop of many calls

@@ -95,5 +95,11 @@ def _context_dim(config: Any) -> int:
 
 # a view alone: it projects its context anew at each call, so that nothing could be kept of it
 TRANSFORMER = Kind(
-    "transformer", PixArtTransformer2DModel, _configured, _predict, _context_dim, view
+    name="transformer",
+    model=PixArtTransformer2DModel,
+    build=_configured,
+    predict=_predict,
+    context_dim=_context_dim,
+    patch=lambda config: config.patch_size,
+    sampling=view,
 )

@@ -159,4 +159,12 @@ def _context_dim(config: Any) -> int:
     return config.cross_attention_dim if projected is None else projected
 
 
-UNET = Kind("U-Net", UNet2DConditionModel, _configured, _predict, _context_dim, caching_context)
+UNET = Kind(
+    name="U-Net",
+    model=UNet2DConditionModel,
+    build=_configured,
+    predict=_predict,
+    context_dim=_context_dim,
+    patch=lambda config: 1,  # whatever a scale leaves over is resized
+    sampling=caching_context,
+)

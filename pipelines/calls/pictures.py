@@ -33,8 +33,16 @@ class Pictures:
     codec: Codec
 
     @classmethod
-    def of(cls, image: Any, codec: Codec, size: tuple[int, int] | None = None) -> "Pictures":
+    def of(
+        cls,
+        image: Any,
+        codec: Codec,
+        size: tuple[int, int] | None = None,
+        multiple: int | None = None,
+    ) -> "Pictures":
         """Resized to `size`, in latents; else their own, rounded down to whole latents.
+
+        Or to a larger `multiple` of pixels.
 
         PIL images, paths and 8-bit arrays are read as training reads them: upright, transparency
         over white. Floats are in [0, 1], or in [-1, 1] where some are negative; arrays end, and
@@ -48,7 +56,8 @@ class Pictures:
             if size is not None and latents != size:
                 raise UserError(f"image is latents of {latents}, and the picture's are {size}")
             return cls(found, True, codec)
-        return cls(_sized("image", found, codec, size, do_convert_rgb=True), False, codec)
+        sized = _sized("image", found, codec, size, multiple, do_convert_rgb=True)
+        return cls(sized, False, codec)
 
     @property
     def count(self) -> int:
@@ -76,6 +85,7 @@ def painted(mask: Any, codec: Codec, size: tuple[int, int]) -> Tensor:
         _read("mask_image", mask, _as_mask, 0),
         codec,
         size,
+        None,
         do_normalize=False,
         do_binarize=True,
         do_convert_grayscale=True,
@@ -96,19 +106,21 @@ def _sized(
     found: list[Image.Image] | Tensor,
     codec: Codec,
     size: tuple[int, int] | None,
+    multiple: int | None,
     **options: bool,
 ) -> Tensor:
     """Pictures through diffusers' own processor, resized to `size` in latents or to whole ones."""
-    side = codec.factor
+    side = multiple or codec.factor
     given = {p.size[::-1] for p in found} if isinstance(found, list) else {found.shape[-2:]}
     if size is None:
         if len(given) > 1:
             raise UserError(f"{name} has pictures of {len(given)} sizes: resize them to one")
         if min(own := next(iter(given))) < side:
             raise UserError(
-                f"{name} is {own[1]} x {own[0]} pixels, and a single latent is {side} x {side}"
+                f"{name} is {own[1]} x {own[0]} pixels, and the least is {side} x {side}"
             )
-    target = (None, None) if size is None else (size[0] * side, size[1] * side)
+    factor = codec.factor
+    target = (None, None) if size is None else (size[0] * factor, size[1] * factor)
     processor = VaeImageProcessor(vae_scale_factor=side, vae_latent_channels=0, **options)
     return processor.preprocess(found, *target).float()
 

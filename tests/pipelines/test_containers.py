@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import quiet, tiny_parts
 from diffusers import DiffusionPipeline, PixArtTransformer2DModel
+from PIL import Image
 
 from autoencoder.codec import KLCodec
 from ldm.conditions.conditioner import Conditioner
@@ -19,6 +20,7 @@ from pipelines.calls.defaults import StockDefaults
 from pipelines.containers.container import Container
 from pipelines.containers.table import CONTAINERS
 from pipelines.containers.writer import unfit
+from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.text_to_image import TextToImagePipeline
 
 
@@ -99,5 +101,9 @@ def test_a_container_is_one_record_and_one_line(pipe, tmp_path, monkeypatch):
         ],
         image,
     )
+    with pytest.raises(UserError, match="18 x 16, and must be multiples of 4"):
+        pipe("rose", height=18)
+    odd = Image.new("RGB", (22, 19))  # pixels: patches are of 4
+    assert ImageToImagePipeline.from_pipe(pipe)("rose", image=odd).images[0].size == (20, 16)
     given = TextToImagePipeline.from_pretrained(tmp_path, transformer=pipe.model.network)
     assert given.model.network is pipe.model.network

@@ -132,7 +132,7 @@ def test_masks_are_read_in_every_form_and_are_black_where_they_are_transparent(v
         (np.zeros((0, 12, 3), np.uint8), r"image is an array \(0, 12, 3\)"),
         (np.zeros(5), r"image is an array \(5,\)"),
         (RGB.transpose(2, 0, 1), "pass channels last"),
-        (RGB[:1, :1], "image is 1 x 1 pixels, and a single latent is 2 x 2"),
+        (RGB[:1, :1], "image is 1 x 1 pixels, and the least is 2 x 2"),
         ([RGB, RGB[:8]], "pictures of 2 sizes"),
         ([RGB, RGB / 255], "mixes 8-bit pictures with floats"),
         (torch.zeros(1, 5, 16, 16), "image has 5 channels"),
