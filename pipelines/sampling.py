@@ -1,7 +1,8 @@
 """How every pipeline samples: prompts as context, the guided network, a call, and decoding."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -166,8 +167,11 @@ class Sampling(Watched):
         shape: tuple[int, int, int],
         begin: Callable[[Call], Begin],
         options: Options,
+        also: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Any:
         """One call: latents of `shape` from where they `begin`, to images.
+
+        `also` is what the network is told besides the prompt: by name, a row for each image.
 
         Whatever it changes is its own: several may run at a time, in threads of their own.
         """
@@ -208,7 +212,7 @@ class Sampling(Watched):
             shape,
             self.device,
         )
-        told = Told(positive, negative, guidance.scale)
+        told = Told(positive, negative, guidance.scale, also)
         call = Call(told, draw, levels, steps, prompts=count // each)
         start = begin(call)
         call.steps = len(start.levels) - 1

@@ -11,8 +11,21 @@ from ldm.conditions.cache import TextCache, TokenTable
 Choose = Callable[[int], int]  # n → one of 0 to n - 1
 
 
+class Encoding(Protocol):
+    """What a model has of a condition: it makes of keys what the network is told."""
+
+    @property
+    def encoder(self) -> Any:
+        """The nn.Module that does it; None where nothing is learned of it."""
+        ...
+
+    def rows(self, keys: Sequence[Any]) -> Tensor:
+        """(B, ...) of keys, computed now; None's says nothing."""
+        ...
+
+
 class Condition(Protocol):
-    """One entry of the dictionary by name that a network is called with."""
+    """What training tells the network of an example, under a name in a dictionary."""
 
     @property
     def dropout(self) -> float:

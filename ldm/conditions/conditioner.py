@@ -76,6 +76,10 @@ class Conditioner:
                     raise UserError(_unknown_class(text, words))
         return ids
 
+    def rows(self, keys: Sequence[str | None]) -> Tensor:
+        """Contexts (B, L, D) of captions; None is the empty prompt."""
+        return self.encode(self.tokens(keys))
+
     def encode(self, tokens: Tensor, clip_skip: int | None = None) -> Tensor:
         """Token ids (B, L) → context (B, L, D), in the encoder's dtype and on its device.
 

@@ -6,34 +6,41 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ldm.conditions.condition import Encoding
 from ldm.conditions.conditioner import Conditioner
 from ldm.models.network import CAPTION
 from ldm.ports.codec import Codec
 from ldm.schedulers.spec import Spec
+
+NAMES = {CAPTION: "text_encoder"}  # of the module that encodes a condition, where not the same
 
 
 class Model(NamedTuple):
     """Its four parts, each behind its port."""
 
     codec: Codec
-    conditions: Mapping[str, Conditioner]  # by the names that the network is told them under
+    conditions: Mapping[str, Encoding]  # by the names that the network is told them under
     network: Any  # a denoiser of some Kind
     process: Spec
 
     @property
     def text(self) -> Conditioner:
         """What makes a prompt, or a class name, of what the network attends to."""
-        return self.conditions[CAPTION]
+        text = self.conditions[CAPTION]
+        assert isinstance(text, Conditioner)
+        return text
 
     @property
     def trained(self) -> dict[str, nn.Module]:
         """What stage 2 may train, by the names in its checkpoints."""
-        return {"unet": self.network, "text_encoder": self.text.encoder}
+        encoders = {NAMES.get(k, k): c.encoder for k, c in self.conditions.items()}
+        return {"unet": self.network, **{k: m for k, m in encoders.items() if m is not None}}
 
     @property
     def modules(self) -> dict[str, nn.Module]:
         """All that have weights."""
-        return {"unet": self.network, "vae": self.codec.module, "text_encoder": self.text.encoder}
+        network, *encoders = self.trained.items()
+        return dict([network, ("vae", self.codec.module), *encoders])
 
     @property
     def device(self) -> torch.device:

@@ -1,5 +1,7 @@
 """The network of a call: the U-Net under what it is told, guided."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,8 +19,15 @@ from pipelines.calls.defaults import Guidance
 class Told:
     """What a network is told; a callback may change it between two steps."""
 
-    def __init__(self, positive: Tensor, negative: Tensor | None, scale: float) -> None:
-        self.scale = scale
+    def __init__(
+        self,
+        positive: Tensor,
+        negative: Tensor | None,
+        scale: float,
+        also: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        self.scale, self.also = scale, also  # guided or not, the same: (B, ...) by name
+        self.also_twice = {name: torch.cat([rows, rows]) for name, rows in also.items()}
         self.tell(positive, negative)
 
     def tell(self, positive: Tensor, negative: Tensor | None) -> None:
@@ -37,9 +46,11 @@ def guided(unet: Any, contract: Contract, told: Told, guidance: Guidance) -> Net
     ask = kind_of(unet).predict
     dtype = unet.dtype  # diffusers walks all modules for it: once a call, not once a step
 
-    def predict(network: Any, x: Tensor, level: Level, context: Any) -> Tensor:
+    def predict(
+        network: Any, x: Tensor, level: Level, context: Any, also: Mapping[str, Tensor] = told.also
+    ) -> Tensor:
         label = contract.label(level).to(torch.float32).to(x.device)
-        return ask(network, x.to(dtype), label, {CAPTION: context}).to(x.dtype)
+        return ask(network, x.to(dtype), label, {**also, CAPTION: context}).to(x.dtype)
 
     def cond(x: Tensor, level: Level) -> Tensor:
         return predict(unet, x, level, told.positive)
@@ -48,7 +59,7 @@ def guided(unet: Any, contract: Contract, told: Told, guidance: Guidance) -> Net
         return predict(unet, x, level, told.negative)
 
     def pair(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        f_u, f_c = predict(unet, torch.cat([x, x]), level, told.both).chunk(2)
+        f_u, f_c = predict(unet, torch.cat([x, x]), level, told.both, told.also_twice).chunk(2)
         return f_c, f_u
 
     def scale(level: Level) -> float:

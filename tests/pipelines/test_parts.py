@@ -6,6 +6,9 @@ from conftest import tiny_parts, tiny_pipeline
 from diffusers import AutoencoderKL
 
 from ldm.core.errors import UserError
+from ldm.models.networks import KINDS
+from ldm.models.unet import UNET
+from pipelines.calls.call import Begin
 from pipelines.text_to_image import TextToImagePipeline
 
 
@@ -61,6 +64,27 @@ def test_a_part_set_in_a_callback_is_for_the_next_call(pipe):
 
     assert torch.equal(pipe("rose", callback_on_step_end=swap, **call).images, alone)
     assert pipe.unet is other
+
+
+def test_a_pipeline_tells_its_network_more_than_the_prompt(pipe, monkeypatch):
+    """Each image its own row, guided or not: as a low-resolution picture or an embedding would."""
+    seen = []
+
+    def predict(network, x, label, told):
+        seen.append(told["shade"].tolist())
+        return UNET.predict(network, x, label, {"caption": told["caption"]})
+
+    monkeypatch.setitem(KINDS, "unet", UNET._replace(predict=predict))
+    noise = torch.zeros(2, 4, 8, 8)
+
+    def call(scale):
+        seen.clear()
+        options = {"guidance_scale": scale, "num_images_per_prompt": 2, "output_type": "latent"}
+        also = {"shade": torch.tensor([1.0, 2.0])}
+        pipe.run("rose", 1, (4, 8, 8), lambda call: Begin(noise, call.levels), options, also)
+        return seen
+
+    assert call(1.0) == [[1, 2]] and call(3.0) == [[1, 2, 1, 2]]
 
 
 @pytest.mark.parametrize("steps", [5, 6, 7])
