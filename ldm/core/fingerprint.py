@@ -1,11 +1,12 @@
 """What a network is, in hex digits: what is cached or measured was made by it and no other."""
 
 import json
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -28,9 +29,14 @@ def vocabulary_hash(tokenizer: Any) -> str:
 
 
 def _hashed(module: nn.Module, size: int, before: str = "") -> str:
-    """blake2b in `size` bytes of parameters and buffers (name, shape, dtype, bytes), by name."""
+    """blake2b in `size` bytes of parameters and buffers."""
     digest = blake2b(before.encode(), digest_size=size)
-    for name, tensor in sorted(module.state_dict().items()):
+    feed(digest, module.state_dict())
+    return digest.hexdigest()
+
+
+def feed(digest: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Update one of hashlib's with tensors: name, shape, dtype and bytes, by name."""
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

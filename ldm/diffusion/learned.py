@@ -5,12 +5,10 @@ In continuous time the ELBO depends on a schedule through its two ends alone (VD
 so only the variance of its estimate. That variance is what is minimised here.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from ldm.diffusion.plane import Level, Prediction, betas_of, fit, noised, target
+from ldm.diffusion.plane import Level, Network, Prediction, betas_of, fit, noised, target
 
 
 class Learned(nn.Module):
@@ -80,7 +78,7 @@ def _variance_preserving(t: Tensor, log_snr: Tensor) -> Level:
 
 
 def vlb_loss(
-    network: Callable[[Tensor, Level], Tensor],
+    network: Network,
     schedule: Learned,
     prediction: Prediction,
     x0: Tensor,

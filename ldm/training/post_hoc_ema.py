@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ldm.core.errors import UserError
 from ldm.core.files import written
+from ldm.core.fingerprint import feed
 
 LENGTHS = (0.05, 0.10)  # of the averages that are kept while training
 LONGEST = 0.288  # 1/√12: the flat profile, γ = 0
@@ -111,9 +112,7 @@ def _name(step: int, length: float) -> str:
 def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
     """SHA-256 of all that a snapshot holds, in hex."""
     digest = sha256(repr((about["step"], about["length"])).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    feed(digest, tensors)
     return digest.hexdigest()
 
 
