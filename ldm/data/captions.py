@@ -2,7 +2,8 @@
 
 import ast
 import json
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ldm.core.text import clean, is_clean
@@ -39,6 +40,29 @@ def has_no_text(value: Any) -> bool:
     """Whether something in a column's value had to be left out of its captions."""
     values = value if isinstance(value, list | tuple) else [value]
     return any(isinstance(text, str) and not is_clean(text) for text in values)
+
+
+class Packed(Sequence[tuple[str, ...]]):
+    """The captions of many images in one piece of memory, their own bytes and 8 an image.
+
+    They are clean: none holds NUL, which parts those of one image.
+    """
+
+    def __init__(self, captions: Iterable[tuple[str, ...]]) -> None:
+        texts = bytearray()
+        ends = array("q", [0])
+        for choices in captions:
+            texts += "\0".join(choices).encode()
+            ends.append(len(texts))
+        self._texts, self._ends = bytes(texts), ends
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        index = range(len(self))[index]
+        start, end = self._ends[index], self._ends[index + 1]
+        return tuple(self._texts[start:end].decode().split("\0")) if start < end else ()
 
 
 class Captioned(Protocol):

@@ -1,12 +1,18 @@
 """What a data set is to the rest of the project: an indexed sequence of captioned images."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
+from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
+
+from ldm.data.captions import Packed
+
+BLOCK = 1 << 14  # elements of a list that are text at once
 
 
 class Example(NamedTuple):
@@ -58,8 +64,28 @@ class Source(ABC):
 
 
 def digest(*parts: object) -> str:
-    """A fingerprint of values that have a stable repr."""
-    return blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    """A fingerprint of values that have a stable repr; an array and captions are told as lists."""
+    state = blake2b(digest_size=16)
+    for text in _told(parts):
+        state.update(text.encode("utf-8", "surrogatepass"))
+    return state.hexdigest()
+
+
+def _told(parts: tuple[object, ...]) -> Iterator[str]:
+    """`repr(parts)`, of which a list of all images comes in blocks."""
+    yield "("
+    for number, part in enumerate(parts):
+        yield ", " if number else ""
+        if isinstance(part, list | np.ndarray | Packed):
+            elements = map(int, part) if isinstance(part, np.ndarray) else iter(part)
+            opening = "["
+            while block := list(islice(elements, BLOCK)):
+                yield opening + repr(block)[1:-1]
+                opening = ", "
+            yield "]" if len(part) else "[]"
+        else:
+            yield repr(part)
+    yield ",)" if len(parts) == 1 else ")"
 
 
 class _Over(Source):
@@ -97,9 +123,9 @@ class _Over(Source):
 class Subset(_Over):
     """Some examples of a source, in the order of `indices`."""
 
-    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray) -> None:
         super().__init__(source)
-        self.indices = list(indices)
+        self.indices = np.asarray(indices, np.int64)
         self.image_fingerprint = digest(source.image_fingerprint, self.indices)
         self.fingerprint = digest(source.fingerprint, self.indices)
 
@@ -107,22 +133,22 @@ class Subset(_Over):
         return len(self.indices)
 
     def image(self, index: int) -> Image.Image:
-        return self.source.image(self.indices[index])
+        return self.source.image(int(self.indices[index]))
 
     def pending(self, index: int) -> Callable[[], Image.Image]:
-        return self.source.pending(self.indices[index])
+        return self.source.pending(int(self.indices[index]))
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return self.source.captions(self.indices[index])
+        return self.source.captions(int(self.indices[index]))
 
     def label(self, index: int) -> int | None:
-        return self.source.label(self.indices[index])
+        return self.source.label(int(self.indices[index]))
 
     def name(self, index: int) -> str:
-        return self.source.name(self.indices[index])
+        return self.source.name(int(self.indices[index]))
 
     def photo(self, index: int) -> str | None:
-        return self.source.photo(self.indices[index])
+        return self.source.photo(int(self.indices[index]))
 
 
 class CaptionedByLabel(_Over):

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -133,7 +134,7 @@ def checked(source: Source, folder: Path) -> Source:
     quarantine.refuse_many()
     if not bad:
         return source
-    sound = Subset(source, [i for i in range(len(source)) if i not in bad])
+    sound = Subset(source, np.delete(np.arange(len(source)), list(bad)))
     sound.notes = (
         *source.notes,
         f"{len(bad)} of {len(source)} images cannot be used and are left out; they are named in "

@@ -2,11 +2,14 @@
 
 import logging
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from glob import glob
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Literal, Protocol, get_args
+
+import numpy as np
 
 from ldm.core.errors import UserError
 from ldm.core.keyed import uniform
@@ -132,7 +135,7 @@ def _stored(
     if split == "validation" and own_split:
         return source
     if config.size is not None and config.size < len(source):
-        source = Subset(source, sorted(_ranked(source, seed, "size")[: config.size]))
+        source = Subset(source, np.sort(_ranked(source, seed, "size")[: config.size]))
     if config.validation is not None or own_split or config.holdout == 0:
         if split == "validation":
             return Subset(source, [])
@@ -141,28 +144,27 @@ def _stored(
         raise UserError(f"{config.source} has a single image: nothing can be held out of it")
     held = max(1, round(config.holdout * len(source)))
     ranked = _ranked(source, seed, "holdout")
-    held = _between_photos([source.photo(i) for i in ranked], held)
-    both: dict[Split, list[int]] = {"train": ranked[held:], "validation": ranked[:held]}
-    found: dict[Split, Source] = {name: Subset(source, sorted(both[name])) for name in both}
+    held = _between_photos(lambda place: source.photo(int(ranked[place])), len(ranked), held)
+    both: dict[Split, np.ndarray] = {"train": ranked[held:], "validation": ranked[:held]}
+    found: dict[Split, Source] = {name: Subset(source, np.sort(both[name])) for name in both}
     if not source.sequential:  # two that read forwards would each send the other back
         parts.update(found)
     return found[split]
 
 
-def _ranked(source: Source, seed: int, purpose: str) -> list[int]:
+def _ranked(source: Source, seed: int, purpose: str) -> np.ndarray:
     """All indices in an order keyed by name: an image that joins moves few of the others."""
 
-    def key(index: int) -> tuple[float, int]:
-        return uniform(seed, purpose, source.photo(index) or source.name(index)), index
+    def key(index: int) -> float:
+        return uniform(seed, purpose, source.photo(index) or source.name(index))
 
-    return sorted(range(len(source)), key=key)
+    return np.argsort(np.fromiter(map(key, range(len(source))), np.float64), kind="stable")
 
 
-def _between_photos(photos: list[str | None], at: int) -> int:
-    """The first place from `at` on that parts no photo's examples, else the last before it."""
-    pairs = enumerate(pairwise(photos), 1)
-    places = [i for i, (a, b) in pairs if a is None or a != b]
-    return next((i for i in places if i >= at), places[-1] if places else at)
+def _between_photos(photo: Callable[[int], str | None], count: int, at: int) -> int:
+    """The first of `count` places from `at` on that parts no photo's examples, else the last."""
+    places = chain(range(at, count), range(at - 1, 0, -1))
+    return next((i for i in places if (a := photo(i - 1)) is None or a != photo(i)), at)
 
 
 def open_table(where: str, split: Split, config: DataOptions) -> tuple[Table, bool]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldm.core.errors import UserError
 from ldm.core.text import clean
-from ldm.data.captions import has_no_text, read_captions, unpacked
+from ldm.data.captions import Packed, has_no_text, read_captions, unpacked
 from ldm.data.example import Source, digest
 from ldm.data.pictures.decoding import VERSION, decode
 from ldm.data.tables.columns import caption_column, label_column, other_captions
@@ -121,7 +121,7 @@ class TableSource(Source):
         self.image_fingerprint = digest(table.fingerprint, f"decoding {VERSION}")
         self.notes = table.notes
         self.sequential = table.sequential
-        self._captions: list[tuple[str, ...]] | None = None
+        self._captions: Packed | None = None
         if self.caption_column and needs == "caption":
             values = table.values(self.caption_column)
             if (lists := unpacked(values)) is not None:
@@ -130,7 +130,7 @@ class TableSource(Source):
                     f"captions in column {self.caption_column!r} of {where} are lists that are "
                     "written as text: each holds several captions",
                 )
-            self._captions = [read_captions(value) for value in values]
+            self._captions = Packed(map(read_captions, values))
             others = other_captions(columns, self.caption_column)
             other = f"; data.caption={others[0]} would read them from there" if others else ""
             if not any(self._captions):

@@ -1,12 +1,16 @@
 import json
 import pickle
+from hashlib import blake2b
 
+import numpy as np
 import pytest
 from pictures import config, picture, rows
 
 from ldm.core.errors import UserError
+from ldm.data import example
+from ldm.data.captions import Packed
 from ldm.data.drawn import VALIDATION_START
-from ldm.data.example import Subset
+from ldm.data.example import Subset, digest
 from ldm.data.source import open_source, open_sources
 
 
@@ -63,6 +67,16 @@ def test_both_splits_are_those_that_are_opened_alone_and_share_their_rows(folder
     }
     if options.validation is None:
         assert both["train"].source is both["validation"].source
+
+
+def test_a_fingerprint_of_many_rows_is_that_of_the_same_lists(monkeypatch):
+    monkeypatch.setattr(example, "BLOCK", 3)
+    for count in (0, 1, 3, 7):
+        captions = [("a 'rose'\n", "ä")[: i % 3] for i in range(count)]
+        assert list(packed := Packed(captions)) == captions
+        lists, rows = (captions, list(range(count)), None), np.arange(count)
+        expected = blake2b(repr(lists).encode(), digest_size=16).hexdigest()
+        assert digest(packed, rows, None) == digest(*lists) == expected
 
 
 def test_an_image_that_joins_leaves_nearly_all_others_in_their_part(folder):
