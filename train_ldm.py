@@ -16,7 +16,6 @@ from autoencoder.model import configured_codec
 from ldm.conditions.conditioner import build_conditioner
 from ldm.config import Config, config_from_arguments
 from ldm.core.errors import exits_with_a_sentence
-from ldm.data.captions import all_captions
 from ldm.data.repeats import repeated
 from ldm.models.network import CAPTION
 from ldm.models.networks import configured_network
@@ -47,7 +46,7 @@ def train(config: Config) -> int:
 
     run = Run(config, "ldm", options)
     photos = run.sources()
-    repeated(all_captions(photos["train"]), config.data.repeats)  # or be refused
+    repeated(photos["train"], config.data.repeats)  # or be refused
     codec = configured_codec(config)
     text = build_conditioner(config.conditioning, photos["train"].label_names)
     refuse_bad_samples(sample, spec, text)
@@ -61,7 +60,7 @@ def train(config: Config) -> int:
     latents = cached_latents(config, codec, photos, run.share, known)
     facts[STATISTICS] = latents["train"].statistics.figures()
     examples = keyed_examples(config, task.times.quantiles, latents, text, run.share)
-    epoch = repeated(all_captions(latents["train"]), config.data.repeats)
+    epoch = repeated(latents["train"], config.data.repeats)
     fit = Fit(run, trained, facts, training_data(photos["train"]), task.memory, curve=trained.curve)
 
     refusal = unfit(model, sample.num_inference_steps)

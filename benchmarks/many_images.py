@@ -33,7 +33,6 @@ from autoencoder.model import configured_codec
 from ldm.conditions.conditioner import build_conditioner
 from ldm.conditions.tokenizers import clip_bpe_tokenizer
 from ldm.config import Config, load_config
-from ldm.data.captions import all_captions
 from ldm.data.repeats import repeated
 from ldm.models.network import CAPTION
 from ldm.models.networks import configured_network
@@ -83,8 +82,11 @@ def faked(
         encoder.store.write(path, columns, encoder.features)
 
 
-def start(config: Config, mark: Callable[[str], object]) -> None:
-    """What train_ldm.py does before its first step, and the first batch; `mark` ends a phase."""
+def start(config: Config, mark: Callable[[str], object]) -> Any:
+    """What train_ldm.py does before its first step, and the first batch; `mark` ends a phase.
+
+    Returns what it keeps for the training.
+    """
     options, sample = config.train, config.sample
     spec = Spec.from_diffusion_config(
         config.diffusion, sample.grid, sample.sampler, sample.sampler_args
@@ -94,7 +96,7 @@ def start(config: Config, mark: Callable[[str], object]) -> None:
     mark("imports")
     photos = run.sources()
     mark("sources")
-    repeated(all_captions(photos["train"]), config.data.repeats)
+    repeated(photos["train"], config.data.repeats)
     mark("repeats")
     codec = configured_codec(config)
     text = build_conditioner(config.conditioning, photos["train"].label_names)
@@ -109,13 +111,14 @@ def start(config: Config, mark: Callable[[str], object]) -> None:
     mark("latents")
     examples = keyed_examples(config, task.times.quantiles, latents, text, run.share)
     mark("captions")
-    epoch = repeated(all_captions(latents["train"]), config.data.repeats)
+    epoch = repeated(latents["train"], config.data.repeats)
     mark("repeats")
     preflight(run, trained, latents, len(epoch), None)
     mark("preflight")
     slots = run.slots(epoch, 0)
     examples["train"].batch(next(slots))
     mark("first batch")
+    return photos, examples, epoch
 
 
 def memory() -> dict[str, float]:

@@ -153,7 +153,7 @@ class Run:
             train.steps,
             shuffle,
         )
-        return ([slot._replace(index=epoch[slot.index]) for slot in micro] for micro in places)
+        return ([slot._replace(index=int(epoch[slot.index])) for slot in micro] for micro in places)
 
     def steps(self, state: TrainingState, start: int) -> Iterator[int]:
         """Yield each step's number from `start`, saving when due, at the end and on a signal.
