@@ -84,7 +84,7 @@ def train(config: Config) -> int:
     elif run.finished:
         with fit.averaged(), evaluating(vae):
             export(run, model, photos["train"])
-    return run.status
+    return run.end()
 
 
 def preflight(

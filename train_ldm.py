@@ -96,7 +96,7 @@ def train(config: Config) -> int:
             save(model, sample, config.folder / "pipeline", stock=refusal is None)
         only = f", for this package alone: {refusal}" if refusal else ""
         run.say(f"the pipeline is in {config.folder / 'pipeline'}{only}")
-    return run.status
+    return run.end()
 
 
 @exits_with_a_sentence

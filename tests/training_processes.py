@@ -70,23 +70,17 @@ def run_distributed(
     script: str, yaml: str | Path, overrides: list[str], world: int, before=None
 ) -> list[int]:
     """The same on `world` CPU processes, as torchrun would start them."""
+    processes = [start(script, yaml, overrides, before, **one) for one in places(world)]
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def places(world: int) -> list[dict[str, str]]:
+    """The environments of `world` processes on CPUs that belong together."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
-    processes = [
-        start(
-            script,
-            yaml,
-            overrides,
-            before,
-            RANK=str(r),
-            LOCAL_RANK=str(r),
-            ACCELERATE_USE_CPU="1",
-            **shared,
-        )
-        for r in range(world)
-    ]
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes]
+    shared["ACCELERATE_USE_CPU"] = "1"
+    return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **shared} for rank in range(world)]

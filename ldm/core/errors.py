@@ -114,20 +114,20 @@ def exits_with_a_sentence(main: Callable[..., int | None]) -> Callable[..., int]
                 sys.stdout.flush()  # not at exit, where a refusal is a traceback
             return status
         except UserError as error:
-            return _ended(f"error: {shown(str(error))}", error.status)
+            return last_words(f"error: {shown(str(error))}", error.status)
         except KeyboardInterrupt:
-            return _ended("interrupted", 130)
+            return last_words("interrupted", 130)
         except BrokenPipeError:  # whoever read what is printed has seen enough
-            return _ended(None, 141)
+            return last_words(None, 141)
         except Exception as error:
             if (sentence := refusal(error)) is None:
                 raise
-            return _ended(f"error: {shown(sentence)}", UserError.status)
+            return last_words(f"error: {shown(sentence)}", UserError.status)
 
     return command
 
 
-def _ended(sentence: str | None, status: int) -> int:
+def last_words(sentence: str | None, status: int) -> int:
     """Say the last words, as far as anybody hears them; returns `status`."""
     with suppress(OSError):
         if sentence is not None:

@@ -146,6 +146,11 @@ def append(path: Path, text: str) -> None:
                 raise
 
 
+def under_way() -> bool:
+    """Whether this process is writing something that is not yet in its place."""
+    return bool(_under_way)
+
+
 def refuse_unwritable(path: Path) -> None:
     """Raise UserError now where a file could not be written at `path` later; leaves no trace."""
     path = _followed(path)

@@ -26,7 +26,14 @@ from ldm.core.sums import MANIFEST
 
 STATE, SUFFIX = "state.json", ".safetensors"
 Tensors = Mapping[str, Mapping[str, Tensor]]
-_PEER_ENDED = re.compile("Connection (closed|reset) by peer")  # gloo's words, and NCCL's
+LOST = (
+    "another process of this run is gone, and has said why if it could; run the same command again"
+)
+# gloo's words, the store's and NCCL's
+_PEER_ENDED = re.compile(
+    "Connection (closed|reset) by peer|Broken pipe|Connection was likely closed|"
+    "remote process exited"
+)
 
 
 class Checkpoint(NamedTuple):
@@ -162,15 +169,17 @@ def resumable(folder: Path) -> Iterator[None]:
     except Exception as error:
         told = str(error) if isinstance(error, NotWritten) else refusal(error)
         if told is None and isinstance(error, RuntimeError) and _PEER_ENDED.search(str(error)):
-            told = "another process of this run ended, and has said why"
+            told = LOST
         if told is None or (isinstance(error, UserError) and not isinstance(error, NotWritten)):
             raise
-        whole = (path for path in _newest_first(folder) if not _foreign(path) and not damage(path))
-        last = next(whole, None)
-        goes_on = (
-            f"it goes on from {last}, which is whole" if last else "no checkpoint is there yet"
-        )
-        raise UserError(f"{told}: {goes_on}") from error
+        raise UserError(f"{told}: {goes_on(folder)}") from error
+
+
+def goes_on(folder: Path) -> str:
+    """From where the run of `folder` goes on, as the end of a sentence."""
+    whole = (path for path in _newest_first(folder) if not _foreign(path) and not damage(path))
+    last = next(whole, None)
+    return f"it goes on from {last}, which is whole" if last else "no checkpoint is there yet"
 
 
 def newest_state(folder: Path) -> dict[str, Any]:

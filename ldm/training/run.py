@@ -25,7 +25,7 @@ from ldm.data.quarantine import checked
 from ldm.data.source import NEEDS, open_sources
 from ldm.training.checkpoint import newest_state
 from ldm.training.facts import refuse_other_facts
-from ldm.training.processes import accelerator_of, this_share
+from ldm.training.processes import accelerator_of, this_share, watched
 from ldm.training.state import TrainingState
 from ldm.training.tracking import Metrics
 
@@ -42,8 +42,14 @@ class Run:
         self.share = this_share()
         micro_batch_size(train.batch_size, train.accumulation, self.share.world)  # or be refused
         atexit.register(self.accelerator.state.destroy_process_group)  # an export still needs it
+        self._watch = watched(self.share, self.folder / "checkpoints")
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         self.main = self.share.main
+        if not self._watch.watching:
+            self.say(
+                "note: a process that is gone is noticed by those only who wait for it, as the "
+                "processes cannot reach the first one's machine beside their exchange"
+            )
         if self.main:
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -186,6 +192,9 @@ class Run:
                     self.say(f"stopped after step {step + 1}; the same command goes on from there")
                     return
             self.finished = True
+        except GeneratorExit:  # by an error in the loop: a launcher's signal must not come before
+            handlers.clear()  # what is said of it
+            raise
         finally:
             self.bar.close()
             for number, handler in handlers.items():
@@ -222,9 +231,12 @@ class Run:
         self.signal = int(self.gather(torch.tensor([self.signal])).max())
         return bool(self.signal)
 
-    @property
-    def status(self) -> int:
-        """The command's exit status: 0, or 128 + the signal that ended it."""
+    def end(self) -> int:
+        """Part from the other processes; returns the exit status: 0, or 128 + the signal it met.
+
+        Whoever ends without it is lost to them, and they end too.
+        """
+        self._watch.leave()
         return 0 if self.finished else 128 + self.signal
 
 

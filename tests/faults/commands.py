@@ -11,14 +11,16 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
 from safetensors import safe_open
 
-from tests.training_processes import context
+from tests.training_processes import context, places
 
 HANG = 300  # seconds without an end
+ALONE = 60  # that a process may go on for after another one of its run was killed
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"}
 Act = Callable[[str, str], None]
@@ -47,9 +49,34 @@ class Ended(NamedTuple):
 def run(target: str, arguments: list[str], before=None, folder: Path | None = None) -> Ended:
     """The end of `target` ("train_ldm:main") under command-line arguments; `before` runs first."""
     says = Path(folder or ".") / f".said_{os.getpid()}"
-    process = context().Process(target=_command, args=(target, arguments, before, str(says)))
+    process = _started(target, arguments, before, says)
+    return _ended(process, HANG, says)
+
+
+def run_both(target: str, arguments: list[str], before, folder: Path) -> list[Ended]:
+    """The ends of two processes that belong together, started by hand; `before` runs in both.
+
+    One that is killed has the other as long as ALONE.
+    """
+    says = [folder / f".said_{rank}" for rank in range(2)]
+    both = [
+        _started(target, arguments, before, said, place)
+        for said, place in zip(says, places(2), strict=True)
+    ]
+    wait([process.sentinel for process in both], HANG)
+    patience = ALONE if any(process.exitcode == -signal.SIGKILL for process in both) else HANG
+    return [_ended(process, patience, said) for process, said in zip(both, says, strict=True)]
+
+
+def _started(target: str, arguments: list[str], before, says: Path, environment=None):
+    args = (target, arguments, before, str(says), environment or {})
+    process = context().Process(target=_command, args=args)
     process.start()
-    process.join(HANG)
+    return process
+
+
+def _ended(process, patience: float, says: Path) -> Ended:
+    process.join(patience)
     status = process.exitcode
     if status is None:
         process.kill()
@@ -59,9 +86,9 @@ def run(target: str, arguments: list[str], before=None, folder: Path | None = No
     return Ended(status, said)
 
 
-def _command(target: str, arguments: list[str], before, says: str) -> None:
+def _command(target: str, arguments: list[str], before, says: str, environment: dict) -> None:
     os.dup2(os.open(says, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", **environment)
     sys.argv = [target.split(":")[0], *arguments]
     if before is not None:
         before()
