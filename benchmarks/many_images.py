@@ -122,10 +122,10 @@ def start(config: Config, mark: Callable[[str], object]) -> Any:
 
 
 def memory() -> dict[str, float]:
-    """MiB of this process that are resident: its own, and of files."""
+    """MiB of this process that are resident: its own, of files, and the most of both so far."""
     lines = Path("/proc/self/status").read_text().splitlines()
     found = dict(line.split(":", 1) for line in lines)
-    names = {"anonymous": "RssAnon", "mapped": "RssFile"}
+    names = {"anonymous": "RssAnon", "mapped": "RssFile", "peak": "VmHWM"}
     return {name: int(found[key].split()[0]) / 1024 for name, key in names.items()}
 
 
@@ -140,8 +140,10 @@ def measured(config: Config) -> dict[str, Any]:
         seconds[phase] = seconds.get(phase, 0) + now - then
         then = now
 
-    start(config, mark)
-    return {"seconds": seconds, "memory": memory()}
+    kept = start(config, mark)
+    found = {"seconds": seconds, "memory": memory()}
+    del kept
+    return found
 
 
 def encoder_folder(folder: Path) -> Path:
