@@ -13,7 +13,6 @@ WRITES = {
 SAFE = {"written", "written_folder", "published", "TemporaryDirectory"}  # blocks to write in
 OURS = {  # methods that go through files.py themselves, and two files that are no results
     "state.save(step + 1, self.train.keep_checkpoints)",
-    "pipeline.save_pretrained(config.folder / 'pipeline', stock=refusal is None)",
     "(folder / 'lock').open('a')",
     "path.rename(next((place for place in free if not place.exists())))",  # somebody else's, aside
     "self.folder.mkdir(parents=True, exist_ok=True)",  # for the lock

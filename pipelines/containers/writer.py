@@ -50,7 +50,10 @@ def save(
     ours, other_variants = earlier(folder, variant)
     with published(folder, INDEX, ours) as new:
         if told is None:
-            index = _each_part(container, model, new, variant)
+            for name, part in (parts := container.parts(model)).items():
+                options = {"variant": variant} if name in container.networks() else {}
+                part.save_pretrained(new / name, **options)
+            index = _index(container, parts)
             said["spec"] = spec.to_json()
         else:
             scheduler = getattr(diffusers, told["_class_name"]).from_config(told)
@@ -66,24 +69,21 @@ def save(
         write_text(new / DEFAULTS_FILE, json.dumps(said, indent=2) + "\n")
 
 
-def _each_part(
-    container: Container, model: Model, folder: Path, variant: str | None
-) -> dict[str, Any]:
-    """Save the parts as a pipeline would, whatever they are; returns the folder's index.
+def _index(container: Container, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a pipeline would write of its parts; it names no scheduler.
 
-    It names no scheduler, so that stock diffusers stops there and does not sample wrongly.
+    So stock diffusers stops there, and does not sample wrongly.
     """
-    index: dict[str, Any] = {
+    classes = {
+        k: [type(p).__module__.partition(".")[0], type(p).__name__] for k, p in parts.items()
+    }
+    return {
         "_class_name": container.pipeline.__name__,
         "_diffusers_version": diffusers.__version__,
         **{k: [None, None] if v is None else v for k, v in container.nothing.items()},
         "scheduler": [None, None],
+        **classes,
     }
-    for name, part in container.parts(model).items():
-        options = {"variant": variant} if name in container.networks() else {}
-        part.save_pretrained(folder / name, **options)
-        index[name] = [type(part).__module__.partition(".")[0], type(part).__name__]
-    return index
 
 
 def _same_each_time(folder: Path) -> None:

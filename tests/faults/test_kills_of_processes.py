@@ -118,7 +118,7 @@ def test_the_other_ends_in_a_sentence_and_the_same_command_ends_as_ever(
 SCRIPT = """
 import os, sys
 from importlib import import_module
-from tests.faults.test_lost_processes import die
+from tests.faults.test_kills_of_processes import die
 if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     die(1, {number}, {place!r})
 sys.exit(import_module({module!r}).main())
