@@ -110,7 +110,7 @@ def speak_to(path: str, stream: int = 1) -> None:
 
 
 # whose parts others have: a prediction, a weighting, a schedule that are proven where they stand
-ALIKE = {"epsilon_vlb", "sample_p2_euler", "cosine_debiased", "continuous_cosine_sigmoid"}
+ALIKE = {"epsilon_vlb", "sample_p2_euler", "cosine_debiased", "continuous_cosine_sigmoid", "sub_vp"}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,9 @@ def test_a_learned_schedule_trains_and_leaves_a_table_with_its_ends(experiment):
     torch.testing.assert_close(Discrete.of(start.betas()).alphas_cumprod, table.alphas_cumprod)
 
 
-@pytest.mark.parametrize("name", ["importance", "learned", "muon"])
+@pytest.mark.parametrize(
+    "name", ["importance", *(pytest.param(n, marks=pytest.mark.slow) for n in ("learned", "muon"))]
+)
 def test_what_a_family_remembers_survives_a_kill(experiment, name):
     """Bit for bit: the memory of past losses, the curve, and their optimizer."""
     family(experiment, name)

@@ -110,8 +110,14 @@ def die_in_evaluation() -> None:
     signal_at_call(signal.SIGKILL, "ldm.training.validation", "Validation", "__call__", 1)
 
 
+# death in a step is also where one_two_one begins
 @pytest.mark.parametrize(
-    "death", [die_in_a_step, die_while_writing_a_checkpoint, die_in_evaluation]
+    "death",
+    [
+        pytest.param(die_in_a_step, marks=pytest.mark.slow),
+        die_while_writing_a_checkpoint,
+        die_in_evaluation,
+    ],
 )
 def test_a_killed_run_ends_bitwise_where_an_unbroken_one_does(experiment, unbroken, death):
     name, yaml = death.__name__, experiment / "tiny.yaml"
@@ -273,6 +279,7 @@ def note_what_is_seen() -> None:
     examples.key = noted
 
 
+@pytest.mark.slow
 def test_an_epoch_shows_what_is_repeated_more_than_once(experiment):
     repeats, seen = ["data.repeats={red: 3, flower: 1}", "train.steps=20"], experiment / "seen"
     process = start(

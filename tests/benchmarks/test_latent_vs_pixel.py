@@ -37,6 +37,7 @@ def compared(folder: Path, **changes) -> list[dict]:
     return json.loads((folder / "out.json").read_text())
 
 
+@pytest.mark.slow
 def test_costs_alone_of_the_two_that_compete(tmp_path):
     latent, pixel = compared(tmp_path, minutes=0, same=False)
     assert (latent["name"], pixel["name"]) == ("latent", "pixel")
