@@ -193,7 +193,8 @@ def test_muon_has_the_kernels_and_the_text_encoder(experiment):
     assert sum(v.ndim == 4 for v in momenta) > 10 and sum(v.ndim == 2 for v in momenta) > 20
 
 
-@pytest.mark.parametrize("name", ["importance", pytest.param("learned", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["importance", "learned"])
 def test_two_processes_that_accumulate_learn_what_one_does(experiment, name):
     """One curve and one history, up to the rounding of sums that are taken in another order."""
     family(experiment, name)

@@ -155,7 +155,9 @@ def test_one_two_one_processes_end_where_one_does(experiment, unbroken):
         torch.testing.assert_close(mine[key], value, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_leaves_one_checkpoint_and_the_run_goes_on(experiment, unbroken, number):
     yaml, name = experiment / "tiny.yaml", f"signalled{number}"
     slow = overrides(experiment, name, "train.checkpoint_every=1000")

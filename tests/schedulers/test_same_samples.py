@@ -27,7 +27,7 @@ from ldm.schedulers.trial import ERROR, difference
 from tests.reference import in_float64
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-FEW = settings(max_examples=70, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=35, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 STEPS = st.one_of(st.sampled_from([1, 2, 3, 10, 20, 25, 30, 50, 61, 103]), st.integers(1, 60))
 DISCRETE = {"zero_snr": [True], "steps": [100, 250, 777], "beta_end": [0.01, 0.03]}
