@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
+from typing import cast
 
 from ldm.core.share import Share
 
@@ -60,7 +61,7 @@ class Watch:
             while selector.get_map():
                 for key, _ in selector.select():
                     selector.unregister(key.fileobj)
-                    if not _leaves(key.fileobj) and not self._left:
+                    if not _leaves(cast(socket.socket, key.fileobj)) and not self._left:
                         for other in self._others:  # the others are told without delay
                             with suppress(OSError):
                                 other.shutdown(socket.SHUT_RDWR)
@@ -68,7 +69,7 @@ class Watch:
         return None
 
 
-def _leaves(other) -> bool:  # noqa: ANN001 - a socket, of which selectors know less
+def _leaves(other: socket.socket) -> bool:
     """Whether what can be read of a connection is a farewell, and not its end."""
     try:
         return other.recv(1) == _LEAVING
